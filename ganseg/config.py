@@ -1,0 +1,237 @@
+"""Every setting of a run in one flat, checked model; params/<dataset>.yaml holds what differs from it."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ganseg.errors import UserError
+
+ROOT = Path(os.environ.get("GANSEG_ROOT", Path(__file__).resolve().parents[1]))
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+# Channels of the released models: foreground and background, then masks, by number of blocks.
+CHANNELS = {4: [512, 256, 128, 64, 64], 6: [512, 256, 256, 128, 128, 64, 64]}
+MASK_CHANNELS = {4: [512, 64, 64, 64], 6: [512, 64, 64, 64, 64, 64]}
+
+
+class DataConfig(BaseModel):
+    dataset: str  # a file params/<dataset>.yaml; also the folder under outputs/
+    reader: Literal["creatures", "folder", "lfw"]  # which file of ganseg/datasets reads it
+    source: str | None = None  # folder or zip of the pictures
+    image_size: Annotated[int, Field(ge=32)] = 128  # H = W in pixels, a power of two
+    crop: Literal["squeeze", "center"] = "squeeze"  # how a picture becomes square; the paper squeezes
+    flip: bool = True  # mirror every second training picture (released code)
+    random_resized_crop: bool = False  # scale 0.9-1, ratio 0.9-1.1 (released code: CUB and Flowers)
+    max_train_pictures: Count | None = None  # None: all
+    max_test_pictures: Count | None = None
+
+
+class ModelConfig(BaseModel):
+    n_parts: Count = 8  # K, background not counted
+    n_per: Count = 4  # points per part
+    embedding_dim: Count = 64  # D
+    z_dim: Count = 256  # size of each latent
+    mlp_width: Count = 256
+    spade_hidden: Count = 128  # channels between a style and its gamma and beta
+    heatmap: Literal["cone", "gaussian", "paper", "fixed"] = "cone"  # cone: every released model
+    fixed_sigma2: Positive | None = None  # for heatmap fixed: sigma^2 in units of [-1, 1] squared (S F.2)
+    point_divisor: Positive = 20.0  # tanh(x / 20) keeps the first points near the middle
+    background_position: Literal["horizontal", "free"] = "horizontal"  # horizontal: vertical part is 0
+    margin: Annotated[int, Field(ge=0)] = 10  # pixels on each side of every feature map (S, section E)
+    n_blocks: Literal[4, 6] = 4  # picks the lists below where they are not given
+    resolutions: list[Count] | None = None  # one per block
+    channels: list[Count] | None = None  # foreground and background, in and out: one more than blocks
+    mask_channels: list[Count] | None = None  # inputs of the mask blocks; K + 1 come out of the last
+    rgb_head: Literal["two_conv3x3", "conv1x1"] = "two_conv3x3"  # conv1x1: released Flowers model
+    discriminator_channels: list[Count] | None = None  # log2(image_size) - 1 of them
+
+
+class TrainConfig(BaseModel):
+    seed: int = 0
+    lambda_con: Weight = 10.0  # weight of the concentration loss
+    lambda_area: Weight = 1.0  # weight of the area loss
+    area_target: Literal["extent", "heatmap"] = "extent"  # extent: released code; heatmap: paper
+    penalty_every_steps: Count = 2  # concentration and area
+    gradient_penalty: Weight = 10.0  # weight, towards gradient norm 1 on real pictures
+    gradient_penalty_every_steps: Count = 16
+    lr_generator: Positive = 1.0e-4
+    lr_discriminator: Positive = 4.0e-4
+    batch_size: Annotated[int, Field(ge=2)] = 64  # BatchNorm needs two
+    max_steps: Count = 30_000  # generator updates
+    share_fakes: bool = False  # one batch of fakes for both steps: faster, other mathematics
+    ema_decay: Fraction = 0.999  # of the averaged generator
+    warm_start: str | None = None  # checkpoint whose networks training starts from
+    precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast
+    channels_last: bool = False
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    log_every_steps: Count = 50
+    sample_every_steps: Count = 500
+    save_every_steps: Count = 500
+    keep_checkpoints: Count = 2  # the newest of each stage
+
+
+class DistillConfig(BaseModel):
+    segmenter: Literal["deeplabv3_resnet50", "unet"] = "deeplabv3_resnet50"  # unet: for small pictures
+    segmenter_width: Count = 24  # channels of the unet's first level
+    backbone_weights: str = "none"  # imagenet (the released segmenters), none, or a file
+    distill_generator: Literal["raw", "ema"] = "raw"  # which weights paint the pairs; the paper: raw
+    distill_steps: Count = 10_000
+    distill_batch_size: Count = 64
+    lr_segmenter: Positive = 3.0e-4
+
+
+class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig):
+    """A run's settings. Lists left out are filled in, so that a saved config says everything."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="after")
+    def _fill_in_and_check(self):
+        S = self.image_size
+        if S & (S - 1):
+            raise _wrong("image_size", S, "a power of two: 32, 64, 128, 256, ...")
+        if self.resolutions is None:
+            self.resolutions = [S // 4, S // 4, S // 2, S]
+            if self.n_blocks == 6:
+                self.resolutions = [S // 4, S // 4, S // 2, S // 2, S, S]
+        self._check_resolutions()
+        n = len(self.resolutions)
+        self.channels = self.channels or CHANNELS.get(n)
+        self.mask_channels = self.mask_channels or MASK_CHANNELS.get(n)
+        n_down = S.bit_length() - 2
+        self.discriminator_channels = self.discriminator_channels or ([64, 128, 256] + [512] * n_down)[:n_down]
+        for field, length in [("channels", n + 1), ("mask_channels", n), ("discriminator_channels", n_down)]:
+            value = getattr(self, field)
+            if value is None or len(value) != length:
+                raise _wrong(field, value, f"a list of {length} numbers ({n} blocks, {S} pixels)")
+        for field in ("channels", "mask_channels"):
+            if getattr(self, field)[0] % 2:
+                raise _wrong(field, getattr(self, field), "an even first number (sines and cosines)")
+        self._check_heatmap()
+        return self
+
+    def _check_resolutions(self):
+        r = self.resolutions
+        steps_fit = all(b in (a, 2 * a) for a, b in zip(r, r[1:], strict=False))
+        if not r or r[-1] != self.image_size or not steps_fit or r[0] < 2:
+            raise _wrong("resolutions", r, f"a list that ends in {self.image_size}, each equal to or twice the last")
+
+    def _check_heatmap(self):
+        if self.heatmap == "fixed" and self.fixed_sigma2 is None:
+            raise _wrong("fixed_sigma2", None, "a number above 0 when heatmap is fixed, e.g. 0.00725")
+        smallest = {"cone": 2, "paper": 2, "gaussian": 3, "fixed": 1}[self.heatmap]
+        if self.n_per < smallest:
+            raise _wrong("n_per", self.n_per, f"at least {smallest} for heatmap {self.heatmap}")
+
+
+# Settings that may differ when a run is opened again: how long, where and how often, not what.
+FREE = {"max_steps", "device", "source", "log_every_steps", "sample_every_steps", "save_every_steps",
+        "keep_checkpoints"}
+DISTILL = set(DistillConfig.model_fields)
+
+
+def load(dataset, **overrides):
+    """The config of a data set.
+
+    dataset    the name of a file params/<dataset>.yaml
+    overrides  field = value; None keeps what the file or the default says
+    Raises UserError, with field, value and what is allowed, for anything that cannot be.
+    """
+    values = _read_yaml(_params_file(dataset))
+    return check({**values, "dataset": dataset, **{k: v for k, v in overrides.items() if v is not None}})
+
+
+def check(values):
+    """A Config from a dict of fields; UserError names the first field that is wrong."""
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        raise UserError(_sentence(error.errors()[0])) from None
+
+
+def warnings(cfg):
+    """Sentences on settings that are allowed and known to go wrong."""
+    if cfg.n_per == 2:
+        yield "n_per is 2: the paper saw its parts collapse at 2 points per part; 4 is the default."
+
+
+def datasets():
+    """Names of the data sets there are parameters for."""
+    return sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
+
+
+def nearest(name, known):
+    """' (did you mean x?)' or ''."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def read(path):
+    """The config a run was saved with."""
+    values = _read_yaml(path)
+    values.pop("made_with", None)
+    try:
+        return check(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def write(cfg, path, made_with):
+    """Save a config with what it was made with (commit, versions, device)."""
+    text = yaml.safe_dump({**cfg.model_dump(), "made_with": made_with}, sort_keys=False, default_flow_style=None)
+    partial = Path(path).with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _params_file(dataset):
+    path = ROOT / "params" / f"{dataset}.yaml"
+    if dataset not in datasets():
+        known = ", ".join(datasets()) or f"none: no folder {ROOT / 'params'}; work in a clone of the project"
+        raise UserError(f"dataset: there is no {dataset!r}{nearest(dataset, datasets())}; known are {known}.")
+    return path
+
+
+def _read_yaml(path):
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: should hold lines 'field: value'.")
+    return values
+
+
+def _wrong(field, value, allowed):
+    return ValueError(f"{field}: {value!r} is not allowed; it should be {allowed}.")
+
+
+def _sentence(error):
+    """One pydantic error as field, value and what is allowed."""
+    if error["type"] == "value_error":  # one of ours
+        return str(error["ctx"]["error"])
+    field = ".".join(str(part) for part in error["loc"] if str(part) not in ("list[constrained-int]",))
+    if error["type"] == "extra_forbidden":
+        return f"{field}: there is no such setting{nearest(field, Config.model_fields)}."
+    if error["type"] == "missing":
+        return f"{field}: is missing."
+    value, hint = error["input"], ""
+    if isinstance(value, str) and _is_number(value):
+        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if "e" in value.lower() else " (write it without quotes)"
+    message = error["msg"].removeprefix("Input ")
+    return f"{field}: {value!r} is not allowed; it {message}{hint}."
+
+
+def _is_number(text):
+    try:
+        return float(text) is not None
+    except ValueError:
+        return False

@@ -1,0 +1,107 @@
+"""Building blocks of the generator: embeddings, style-modulated blocks, upsampling with a margin."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+SLOPE = 0.2  # of every LeakyReLU
+
+
+def activate(x):
+    return F.leaky_relu(x, SLOPE)
+
+
+def mlp(n_in, width, n_hidden, n_out):
+    """n_hidden layers with LeakyReLU, then a linear one."""
+    widths = [n_in] + [width] * n_hidden
+    hidden = [nn.Sequential(nn.Linear(a, b), nn.LeakyReLU(SLOPE)) for a, b in zip(widths, widths[1:], strict=False)]
+    return nn.Sequential(*hidden, nn.Linear(widths[-1], n_out))
+
+
+def conv3x3(n_in, n_out):
+    return nn.Conv2d(n_in, n_out, 3, padding=1)
+
+
+def kaiming(module):
+    """Initialise weights by Kaiming normal for the slope 0.2, biases by 0."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        nn.init.zeros_(module.bias)
+
+
+class PositionalEmbedding(nn.Module):
+    """Offsets (B, 2 N, H, W) -> sines and cosines of learned frequencies (B, n_out, H, W)."""
+
+    def __init__(self, n_offsets, n_out):
+        super().__init__()
+        self.conv = nn.Conv2d(n_offsets, n_out // 2, 1)
+
+    def forward(self, offsets):
+        phase = math.pi * self.conv(offsets)
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class Spade(nn.Module):
+    """BatchNorm whose scale and shift are painted by a style map (B, D, H, W)."""
+
+    def __init__(self, n_channels, n_style, n_hidden):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(n_channels, affine=False)
+        self.hidden = conv3x3(n_style, n_hidden)
+        self.gamma = conv3x3(n_hidden, n_channels)
+        self.beta = conv3x3(n_hidden, n_channels)
+
+    def forward(self, x, style):
+        h = activate(self.hidden(style))
+        return (1 + self.gamma(h)) * self.norm(x) + self.beta(h)
+
+
+class SpadeBlock(nn.Module):
+    """Residual block of two SPADE-modulated convolutions."""
+
+    def __init__(self, n_in, n_out, n_style, n_hidden):
+        super().__init__()
+        n_mid = min(n_in, n_out)
+        self.spade1 = Spade(n_in, n_style, n_hidden)
+        self.conv1 = conv3x3(n_in, n_mid)
+        self.spade2 = Spade(n_mid, n_style, n_hidden)
+        self.conv2 = conv3x3(n_mid, n_out)
+        if n_in != n_out:
+            self.spade_shortcut = Spade(n_in, n_style, n_hidden)
+            self.conv_shortcut = conv3x3(n_in, n_out)
+
+    def forward(self, x, style):
+        y = self.conv1(activate(self.spade1(x, style)))
+        y = self.conv2(activate(self.spade2(y, style)))
+        if hasattr(self, "conv_shortcut"):
+            x = self.conv_shortcut(self.spade_shortcut(x, style))
+        return x + y
+
+
+class AdainBlock(nn.Module):
+    """Convolution after a BatchNorm whose scale and shift come from one style vector (B, D)."""
+
+    def __init__(self, n_in, n_out, n_style, n_hidden):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(n_in, affine=False)
+        self.hidden = nn.Linear(n_style, n_hidden)
+        self.gamma = nn.Linear(n_hidden, n_in)
+        self.beta = nn.Linear(n_hidden, n_in)
+        self.conv = conv3x3(n_in, n_out)
+
+    def forward(self, x, style):
+        h = activate(self.hidden(style))
+        gamma, beta = self.gamma(h)[:, :, None, None], self.beta(h)[:, :, None, None]
+        return self.conv(activate((1 + gamma) * self.norm(x) + beta))
+
+
+def upsample(x, margin):
+    """Double a map with a margin and crop what the doubling added to the margin."""
+    return crop(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), margin)
+
+
+def crop(x, margin):
+    """Take off the margin on each side."""
+    return x[..., margin:-margin, margin:-margin] if margin else x

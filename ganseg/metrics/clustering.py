@@ -1,0 +1,107 @@
+"""Predicted against true parts, from one contingency table of the pooled pixels."""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import entropy
+from sklearn.metrics import mutual_info_score
+
+from ganseg.metrics.registry import LeftOut, metric
+
+
+def contingency_table(true, predicted, shape=None):
+    """Pixels with each pair of labels, (n_true, n_predicted) int64.
+
+    true, predicted  (N, H, W) unsigned int
+    shape            of the table; None: just large enough
+    Raises ValueError when the shapes differ or a label does not fit.
+    """
+    if true.shape != predicted.shape:
+        raise ValueError(f"true {true.shape} and predicted {predicted.shape} labels differ in shape")
+    largest = int(true.max()), int(predicted.max())
+    rows, columns = shape or (largest[0] + 1, largest[1] + 1)
+    if largest[0] >= rows or largest[1] >= columns:
+        raise ValueError(f"labels up to {largest} in a table of {rows, columns}")
+    table = np.zeros(rows * columns, np.int64)
+    # sklearn's contingency_matrix sorts all pixels at 8 bytes each; a set of 1e8 pixels needs pieces
+    for t, p in zip(true, predicted, strict=True):
+        table += np.bincount(t.ravel().astype(np.intp) * columns + p.ravel(), minlength=rows * columns)
+    return table.reshape(rows, columns)
+
+
+def normalized_mutual_information(table):
+    """NMI in [0, 1] with the arithmetic mean of both entropies; 1 where neither side is divided.
+
+    Source: sklearn's normalized_mutual_info_score, which takes no table.
+    """
+    mean_entropy = (entropy(table.sum(axis=1)) + entropy(table.sum(axis=0))) / 2
+    if mean_entropy == 0:
+        return 1.0
+    return mutual_info_score(None, None, contingency=table) / mean_entropy
+
+
+def adjusted_rand_index(table):
+    """ARI in [-0.5, 1]; 0 is chance. Source: sklearn's adjusted_rand_score, which takes no table."""
+    n = int(table.sum())  # Python's integers: products of pair counts pass 2^63
+    cells, rows, columns = (int((t**2).sum()) for t in (table, table.sum(axis=1), table.sum(axis=0)))
+    # ordered pairs of pixels that share a label of both sides, of one only, of neither
+    both, true, predicted, neither = cells - n, rows - cells, columns - cells, n * n - rows - columns + cells
+    if predicted == true == 0:
+        return 1.0
+    chance_free = (both + true) * (true + neither) + (both + predicted) * (predicted + neither)
+    return 2 * (both * neither - true * predicted) / chance_free
+
+
+def _foreground_rows(table):
+    if not table[1:].any():
+        raise LeftOut("no pixel of the test set is truly foreground")
+    return table[1:]
+
+
+@metric("NMI of predicted and true labels over all pixels, background included, test set pooled.")
+def nmi(labels, true_labels):
+    return normalized_mutual_information(contingency_table(true_labels, labels))
+
+
+@metric("ARI of predicted and true labels over all pixels, background included, test set pooled.")
+def ari(labels, true_labels):
+    return adjusted_rand_index(contingency_table(true_labels, labels))
+
+
+@metric("NMI over the pixels whose true label is foreground, a predicted background being a class like any "
+        "other, test set pooled.")
+def nmi_foreground(labels, true_labels):
+    return normalized_mutual_information(_foreground_rows(contingency_table(true_labels, labels)))
+
+
+@metric("ARI over the pixels whose true label is foreground, a predicted background being a class like any "
+        "other, test set pooled.")
+def ari_foreground(labels, true_labels):
+    return adjusted_rand_index(_foreground_rows(contingency_table(true_labels, labels)))
+
+
+def part_ious(table):
+    """IoU of each true with each predicted part, background dropped from both; 0 where both are empty."""
+    both = table[1:, 1:]
+    either = table.sum(axis=1)[1:, None] + table.sum(axis=0)[None, 1:] - both
+    return both / np.maximum(either, 1)
+
+
+@metric("Mean IoU over the true parts, matched one to one to predicted parts (Hungarian, by IoU) on the "
+        "training split and scored on the test split, pixels pooled; a true part without a match counts 0.")
+def part_miou(labels, true_labels, train_labels, train_true_labels, n_parts):
+    """Mean IoU over the true parts that occur in the test split.
+
+    labels, true_labels              (N, H, W), 0 background
+    train_labels, train_true_labels  (M, H, W)
+    Raises ValueError when a prediction's and its truth's shapes differ or a label is above n_parts;
+    LeftOut when the test split shows no true part.
+    """
+    shape = int(max(true_labels.max(), train_true_labels.max())) + 1, n_parts + 1
+    test = contingency_table(true_labels, labels, shape)
+    present = _foreground_rows(test).any(axis=1)
+    train_ious = part_ious(contingency_table(train_true_labels, train_labels, shape))
+    true, predicted = linear_sum_assignment(train_ious, maximize=True)
+    # the assignment also pairs parts that never meet in training: those are no match
+    scores = np.zeros(len(present))
+    scores[true] = part_ious(test)[true, predicted] * (train_ious[true, predicted] > 0)
+    return scores[present].mean()

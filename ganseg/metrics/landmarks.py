@@ -1,0 +1,133 @@
+"""Landmarks regressed from part centroids.
+
+Coordinates are pixels of a 128 px square from its top-left corner, as in the released evaluation: without
+bias the origin matters. Ours come in [-1, 1] on the outer pixel centres:
+    centroid c  mask pixel i = (c + 1) / 2 (R - 1) of R, at 128 i / (R - 1) = 128 (c + 1) / 2
+    landmark c  image pixel x = (c + 1) / 2 (S - 1) of S, at 128 x / S
+"""
+
+import numpy as np
+from sklearn.dummy import DummyRegressor
+from sklearn.linear_model import LinearRegression
+
+from ganseg.metrics.registry import LeftOut, metric
+
+SQUARE_PX = 128
+
+
+def centroids_to_square(centroids):
+    """(..., 2) in [-1, 1] -> pixels of the 128 px square."""
+    return SQUARE_PX * (np.asarray(centroids, np.float64) + 1) / 2
+
+
+def landmarks_to_square(landmarks, image_size):
+    """(..., 2) in [-1, 1] on an image `image_size` wide -> pixels of the 128 px square; NaN stays."""
+    landmarks = np.asarray(landmarks, np.float64)
+    landmarks = np.where(np.isfinite(landmarks).all(axis=-1, keepdims=True), landmarks, np.nan)
+    return SQUARE_PX * (landmarks + 1) / 2 * (image_size - 1) / image_size
+
+
+def fit_without_bias(x, y):
+    """Least squares through the origin: x (n, F), y (n, 2) -> a function from (m, F) to (m, 2)."""
+    normal = x.T @ x
+    if np.linalg.matrix_rank(normal) < len(normal):  # by rank: rounding can let inversion pass
+        normal += np.eye(len(normal))
+    weights = np.linalg.solve(normal, x.T @ y)
+    return lambda x: x @ weights
+
+
+def fit_with_bias(x, y):
+    """As fit_without_bias, with an intercept."""
+    return LinearRegression().fit(x, y).predict
+
+
+def fit_mean(x, y):
+    """As fit_with_bias, blind to the centroids: the control."""
+    return DummyRegressor().fit(x, y).predict
+
+
+def regress(centroids, train_centroids, train_landmarks, fit):
+    """Landmarks predicted from all centroids, each fitted on the training pictures that show it.
+
+    centroids (N, K, 2), train_centroids (M, K, 2), train_landmarks (M, L, 2) with NaN = missing
+    fit        fit_without_bias, fit_with_bias or fit_mean
+    Returns (N, L, 2), NaN for a landmark that no training picture shows.
+    Raises ValueError when K or M differs or a centroid is not finite.
+    """
+    if centroids.shape[1:] != train_centroids.shape[1:] or len(train_centroids) != len(train_landmarks):
+        raise ValueError(f"centroids {centroids.shape}, train_centroids {train_centroids.shape} and "
+                         f"train_landmarks {train_landmarks.shape} do not fit together")
+    if not (np.isfinite(centroids).all() and np.isfinite(train_centroids).all()):
+        raise ValueError("a centroid is not finite")
+    x, train_x = (c.reshape(len(c), -1) for c in (centroids, train_centroids))  # (N, 2K), (M, 2K)
+    predicted = np.full((len(x), train_landmarks.shape[1], 2), np.nan)
+    for i in range(train_landmarks.shape[1]):
+        shown = ~np.isnan(train_landmarks[:, i, 0])
+        if shown.any():
+            predicted[:, i] = fit(train_x[shown], train_landmarks[shown, i])(x)
+    return predicted
+
+
+def mean_error(predicted, true, eyes=None):
+    """Mean distance in percent, over all pairs of picture and landmark where both sides are known.
+
+    predicted, true (N, L, 2) in pixels of the 128 px square, NaN = missing
+    eyes       two indices: percent of their distance; pictures that miss one or show both at one place
+               are left out. None: percent of the picture's width.
+    Raises ValueError when N or L differs; LeftOut when nothing is left.
+    """
+    if predicted.shape != true.shape:
+        raise ValueError(f"predicted {predicted.shape} and true {true.shape} landmarks differ in shape")
+    unit = np.full(len(true), float(SQUARE_PX))
+    if eyes is not None:
+        unit = np.linalg.norm(true[:, eyes[0]] - true[:, eyes[1]], axis=-1)
+        unit[unit == 0] = np.nan
+    errors = np.linalg.norm(predicted - true, axis=-1) / unit[:, None]  # (N, L)
+    if np.isnan(errors).all():
+        raise LeftOut("no test picture shows a landmark that training pictures show too"
+                      + (", together with both eyes" if eyes is not None else ""))
+    return 100 * np.nanmean(errors)
+
+
+def _error(fit, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
+    train_y, y = (landmarks_to_square(points, image_size) for points in (train_landmarks, landmarks))
+    x, train_x = centroids_to_square(centroids), centroids_to_square(train_centroids)
+    return mean_error(regress(x, train_x, train_y, fit), y, eyes)
+
+
+@metric("Landmarks from part centroids by least squares without bias in pixels of the 128 px square (the "
+        "released protocol), fitted on the training split; mean distance in percent of the inter-ocular one.")
+def landmark_error(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
+    return _error(fit_without_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
+
+
+@metric("Landmarks from part centroids by least squares with bias, fitted on the training split; mean "
+        "distance in percent of the inter-ocular distance.")
+def landmark_error_with_bias(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
+    return _error(fit_with_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
+
+
+@metric("Control: the mean training landmarks predicted for each picture; mean distance in percent of the "
+        "inter-ocular distance.")
+def landmark_error_mean_landmarks(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
+    return _error(fit_mean, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
+
+
+def _only_without(eyes):
+    if eyes is not None:
+        raise LeftOut("the landmarks name a pair of eyes: landmark_error is given instead")
+
+
+@metric("Keypoints from part centroids by least squares with bias, fitted on the training split; mean "
+        "distance in percent of the picture's width.")
+def keypoint_error_percent(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes=None):
+    _only_without(eyes)
+    return _error(fit_with_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, None)
+
+
+@metric("Control: the mean training keypoints predicted for each picture; mean distance in percent of the "
+        "picture's width.")
+def keypoint_error_percent_mean_keypoints(centroids, landmarks, train_centroids, train_landmarks, image_size,
+                                          eyes=None):
+    _only_without(eyes)
+    return _error(fit_mean, centroids, landmarks, train_centroids, train_landmarks, image_size, None)

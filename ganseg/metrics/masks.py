@@ -1,0 +1,70 @@
+"""Foreground against the true mask, and the signs of a collapsed model."""
+
+import numpy as np
+
+from ganseg.metrics.registry import metric
+
+USED_SHARE = 0.02  # of the predicted foreground; a part below it counts as unused
+
+
+@metric("IoU of (label != background) with the true mask, per picture, averaged over the test pictures.")
+def foreground_iou(labels, true_foreground):
+    """Mean over pictures of the foreground's intersection over union.
+
+    labels           (N, H, W), 0 background
+    true_foreground  (N, H, W) bool
+    Returns a float in [0, 1]; a picture without foreground on either side counts 1 (released code: 0).
+    Raises ValueError when the shapes differ.
+    Source: GANSeg's released evaluation.
+    """
+    if labels.shape != true_foreground.shape:
+        raise ValueError(f"labels {labels.shape} and true_foreground {true_foreground.shape} differ")
+    pairs = zip(labels != 0, true_foreground.astype(bool, copy=False), strict=True)
+    return np.mean([(p & t).sum() / (p | t).sum() if (p | t).any() else 1.0 for p, t in pairs])
+
+
+def pixel_counts(labels, n_parts):
+    """Pixels of each label 0..n_parts over all pictures, (K+1,) int.
+
+    labels  (N, H, W), 0 background
+    Raises ValueError when a label is above n_parts.
+    """
+    if labels.max() > n_parts:
+        raise ValueError(f"label {labels.max()} with n_parts {n_parts}")
+    # picture by picture: bincount copies its input to 8 bytes a pixel
+    return sum(np.bincount(picture.ravel(), minlength=n_parts + 1) for picture in labels)
+
+
+def part_shares(labels, n_parts):
+    """Share of the predicted foreground that each part holds, (K,); all 0 without foreground."""
+    foreground = pixel_counts(labels, n_parts)[1:]
+    return foreground / max(foreground.sum(), 1)
+
+
+@metric("Number of parts that hold at least 2 % of the predicted foreground, test set pooled.")
+def parts_used(labels, n_parts):
+    return np.count_nonzero(part_shares(labels, n_parts) >= USED_SHARE)
+
+
+@metric("Smallest share of the predicted foreground that a part holds, test set pooled.")
+def part_share_min(labels, n_parts):
+    return part_shares(labels, n_parts).min()
+
+
+@metric("Share of all pixels predicted as background, test set pooled.")
+def background_share(labels, n_parts):
+    return pixel_counts(labels, n_parts)[0] / labels.size
+
+
+@metric("1 (else 0) where fewer than half of the parts hold at least 2 % of the predicted foreground each, "
+        "or the mean extent (where known) is under 1 pixel, or the background covers under 5 % or over 98 %.")
+def collapse(labels, n_parts, extents_px=None):
+    """Whether the model has collapsed: 1.0 or 0.0.
+
+    labels      (N, H, W), 0 background
+    extents_px  (n,) mean extents of generated samples, in pixels; None: not looked at
+    Raises ValueError when a label is above n_parts.
+    """
+    few = parts_used(labels, n_parts) < n_parts / 2
+    thin = extents_px is not None and not np.mean(extents_px) >= 1  # NaN, a diverged model, counts as thin
+    return float(few or thin or not 0.05 <= background_share(labels, n_parts) <= 0.98)

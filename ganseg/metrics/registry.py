@@ -1,0 +1,97 @@
+"""What a metric is given, and the table of metrics by name."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+
+_METRICS = {}  # name -> (function, protocol)
+
+
+class LeftOut(Exception):
+    """Raised by a metric that means nothing on this data; its sentence is the reason a user reads."""
+
+
+def _optional(missing):
+    """An optional field; `missing` is what a user reads where it is not given."""
+    return dataclasses.field(default=None, metadata={"missing": missing})
+
+
+@dataclasses.dataclass(kw_only=True)
+class Predictions:
+    """All a metric may look at, as numpy arrays; N test and M training pictures. None or empty: not known."""
+
+    n_parts: int  # K, background not counted
+    image_size: int  # width in pixels of the square images that the landmarks' [-1, 1] spans
+    # What the data set knows, and lacks: of several missing fields the first is the reason a user reads.
+    # (N, H, W) and (M, H, W) uint8: 0 background, true parts from 1
+    true_labels: np.ndarray | None = _optional("the data set has no true part labels")
+    train_true_labels: np.ndarray | None = _optional("the training pictures have no true part labels")
+    # (N, H, W) bool; true_labels != 0 where only those are given
+    true_foreground: np.ndarray | None = _optional("the data set has no true foreground masks")
+    # (N, L, 2) and (M, L, 2) in [-1, 1], (x, y), NaN where a landmark is missing
+    landmarks: np.ndarray | None = _optional("the data set has no landmarks")
+    train_landmarks: np.ndarray | None = _optional("the training pictures have no landmarks")
+    eyes: tuple[int, int] | None = _optional("the data set's landmarks name no pair of eyes")  # two of 0..L-1
+    # (N, H, W) and (M, H, W) uint8: 0 background, predicted parts 1..K
+    labels: np.ndarray | None = _optional("no part labels were predicted for the test pictures")
+    train_labels: np.ndarray | None = _optional("no part labels were predicted for the training pictures")
+    # (N, K, 2) and (M, K, 2) in [-1, 1], (x, y): soft centroids of the predicted parts
+    centroids: np.ndarray | None = _optional("no centroids were predicted for the test pictures")
+    train_centroids: np.ndarray | None = _optional("no centroids were predicted for the training pictures")
+    extents_px: np.ndarray | None = _optional("no extents of generated samples")  # (n,) means, in pixels
+
+    def __post_init__(self):
+        if self.true_foreground is None and self.true_labels is not None:
+            self.true_foreground = self.true_labels != 0
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Predictions)}
+
+
+def metric(protocol):
+    """Register a function under its own name.
+
+    Its parameters are fields of Predictions; those without a default are needed, and without them the
+    metric is left out. It returns one number, or raises LeftOut.
+    protocol  one sentence that is printed next to the number
+    Raises ValueError for a parameter that is no field.
+    """
+
+    def register(function):
+        if unknown := inspect.signature(function).parameters.keys() - _FIELDS.keys():
+            raise ValueError(f"{function.__name__}: not in Predictions: {sorted(unknown)}")
+        _METRICS[function.__name__] = (function, protocol)
+        return function
+
+    return register
+
+
+def protocols():
+    """The sentence that belongs next to each metric's number, by name."""
+    return {name: protocol for name, (_, protocol) in _METRICS.items()}
+
+
+def compute(predictions):
+    """Each registered metric that the predictions allow.
+
+    Returns two dicts: name -> float, and name -> the reason it was left out; together they hold each name.
+    """
+    values, left_out = {}, {}
+    for name, (function, _) in _METRICS.items():
+        parameters = inspect.signature(function).parameters
+        known = {p: getattr(predictions, p) for p in parameters if not _is_absent(getattr(predictions, p))}
+        needs = {p for p in parameters if parameters[p].default is inspect.Parameter.empty}
+        absent = [field for field in _FIELDS if field in needs - known.keys()]
+        if absent:
+            left_out[name] = _FIELDS[absent[0]].metadata["missing"]
+            continue
+        try:
+            values[name] = float(function(**known))
+        except LeftOut as reason:
+            left_out[name] = str(reason)
+    return values, left_out
+
+
+def _is_absent(value):
+    return value is None or np.size(value) == 0

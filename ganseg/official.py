@@ -1,0 +1,181 @@
+"""Reads the checkpoints of the authors' released code into our modules.
+
+The released code stores coordinates as (row, column) and background as the last mask channel; both are
+converted here, in the weights, so that the modules speak our convention.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from ganseg import config, runs
+from ganseg.discriminator import Discriminator
+from ganseg.errors import UserError
+from ganseg.generator import Generator
+from ganseg.segmenter import DeepLab
+
+# Released name -> ours, applied in this order.
+GENERATOR_NAMES = [
+    (r"^keypoints_embedding\.weight$", "w_const"),
+    (r"^gen_keypoints_embedding_noise\.", "mlp_appearance."),
+    (r"^gen_keypoints_layer\.", "mlp_points."),
+    (r"^gen_background_embedding\.", "mlp_background."),
+    (r"^(mlp_\w+\.\d)\.model\.0\.", r"\1.0."),
+    (r"^mask_start\.pe\.", "mask_start.conv."),
+    (r"^x_start\.pe\.", "foreground_start.conv."),
+    (r"^bg_start\.pe\.", "background_start.conv."),
+    (r"^mask_spade_blocks\.", "mask_blocks."),
+    (r"^spade_blocks\.", "foreground_blocks."),
+    (r"^adain_blocks\.(\d+)\.spade1\.", r"background_blocks.\1."),
+    (r"^adain_blocks\.(\d+)\.conv1\.", r"background_blocks.\1.conv."),
+    (r"^conv\.0\.", "rgb.1."),
+    (r"^conv\.2\.", "rgb.3."),
+    (r"\.conv_gamma\.", ".gamma."),
+    (r"\.conv_beta\.", ".beta."),
+    (r"(spade1|spade2|spade_shortcut)\.conv\.", r"\1.hidden."),
+]
+DISCRIMINATOR_NAMES = [
+    (r"^conv\.(\d+)\.net\.(\d)\.", r"blocks.\1.main.\2."),
+    (r"^conv\.(\d+)\.downsample\.0\.", r"blocks.\1.main.4."),
+    (r"^conv\.(\d+)\.conv_res\.", r"blocks.\1.skip."),
+    (r"^fc\.0\.", "head.1."),
+    (r"^fc\.2\.", "head.3."),
+]
+
+
+def load_generator(checkpoint, parameters=None):
+    """The released generator as our Generator, with its config as `.cfg`.
+
+    checkpoint  a released GAN checkpoint: its dict or its path
+    parameters  the fields of parameters.json: a dict or a path; None: the file beside the checkpoint
+    Raises UserError when a file is missing, damaged or of another shape.
+    """
+    state, parameters, source = _read(checkpoint, parameters, "generator")
+    cfg = _config(state, parameters)
+    state = {key: value for key, value in state.items() if key != "init_extend_coord"}
+    state = {_rename_generator(key): value for key, value in state.items()}
+    return runs.load_weights(Generator(cfg), _convert(state, len(cfg.resolutions)), source)
+
+
+def load_discriminator(checkpoint, parameters=None):
+    """The released discriminator as our Discriminator; arguments as of load_generator."""
+    state, parameters, source = _read(checkpoint, parameters, "discriminator")
+    n_blocks = len([key for key in state if key.endswith("conv_res.weight")])
+    channels = [state[f"conv.{i}.conv_res.weight"].shape[0] for i in range(n_blocks)]
+    cfg = config.check(
+        {**_plain(parameters), "image_size": 2 ** (n_blocks + 1), "discriminator_channels": channels}
+    )
+    state = {_rename(key, DISCRIMINATOR_NAMES): value for key, value in state.items()}
+    return runs.load_weights(Discriminator(cfg), state, source)
+
+
+def load_segmenter(checkpoint, n_parts):
+    """The released segmenter as our DeepLab; checkpoint is its dict or its path."""
+    is_dict = isinstance(checkpoint, dict)
+    state = checkpoint if is_dict else runs.load_checkpoint(checkpoint)
+    source = "checkpoint" if is_dict else checkpoint
+    if "detector" not in state:
+        raise UserError(f"{source}: has no entry 'detector', so it is no released segmenter.")
+    return runs.load_weights(DeepLab(n_parts), state["detector"], source)
+
+
+def make_run(checkpoint, dataset, name, parameters=None, segmenter=None, **overrides):
+    """A run folder around released weights, for distill, evaluate and segment.
+
+    dataset, name  as everywhere: outputs/<dataset>/<name>
+    segmenter      path of the released segmenter, or None to distil one's own
+    overrides      config fields such as source
+    """
+    G, D = load_generator(checkpoint, parameters), load_discriminator(checkpoint, parameters)
+    model = {field: getattr(G.cfg, field) for field in config.ModelConfig.model_fields}
+    run = runs.open_run(dataset, name, **{**model, "image_size": G.cfg.image_size, **overrides})
+    run.start("cpu")
+    state = {"generator": G.state_dict(), "discriminator": D.state_dict(), "ema": G.state_dict()}
+    run.save("gan", run.cfg.max_steps, state)
+    if segmenter is not None:
+        state = load_segmenter(segmenter, run.cfg.n_parts).state_dict()
+        run.save("segmenter", run.cfg.distill_steps, {"segmenter": state})
+    return run
+
+
+def _read(checkpoint, parameters, part):
+    """State dict of one network, the parameters, and a name for error messages."""
+    source = "checkpoint" if isinstance(checkpoint, dict) else checkpoint
+    if parameters is None:
+        if isinstance(checkpoint, dict):
+            raise UserError("parameters: give the fields of parameters.json with a checkpoint's dict.")
+        parameters = Path(checkpoint).parent / "parameters.json"
+    if not isinstance(parameters, dict):
+        try:
+            parameters = json.loads(Path(parameters).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{parameters}: cannot be read as JSON ({error}).") from None
+    state = checkpoint if isinstance(checkpoint, dict) else runs.load_checkpoint(checkpoint)
+    if not isinstance(state.get(part), dict):
+        raise UserError(f"{source}: has no entry {part!r}, so it is no released GAN checkpoint.")
+    return {key.removeprefix("module."): value for key, value in state[part].items()}, parameters, source
+
+
+def _plain(parameters):
+    """The fields that need no weights."""
+    try:
+        return {
+            "dataset": "released",
+            "reader": "folder",
+            "image_size": parameters["image_size"],
+            "n_parts": parameters["n_keypoints"],
+            "n_per": parameters["n_per_kp"],
+            "embedding_dim": parameters["n_embedding"],
+            "z_dim": parameters["z_dim"],
+            "heatmap": "cone" if parameters["use_linear"] else "gaussian",
+            "area_target": "heatmap" if parameters["smaller_init_mask"] else "extent",
+            "rgb_head": "conv1x1" if parameters["single_final"] else "two_conv3x3",
+            "lambda_con": float(parameters["con_penalty_coef"]),
+            "lambda_area": float(parameters["area_penalty_coef"]),
+            "batch_size": parameters["batch_size"],
+            "lr_generator": parameters["lr_gen"],
+            "lr_discriminator": parameters["lr_disc"],
+        }
+    except KeyError as error:
+        raise UserError(f"parameters: the field {error} of the released parameters.json is missing.") from None
+
+
+def _config(state, parameters):
+    """Our config of a released generator; channels are read off the weights."""
+    resolutions = [int(r) for r in str(parameters["feature_map_sizes"]).split(",")]
+    n = len(resolutions)
+    try:
+        inputs = [state[f"spade_blocks.{i}.conv1.weight"].shape[1] for i in range(n)]
+        mask_inputs = [state[f"mask_spade_blocks.{i}.conv1.weight"].shape[1] for i in range(n)]
+        last = state[f"spade_blocks.{n - 1}.conv2.weight"].shape[0]
+    except KeyError as error:
+        raise UserError(f"checkpoint: its generator has no weight {error} for {n} blocks.") from None
+    lists = {"resolutions": resolutions, "channels": [*inputs, last], "mask_channels": mask_inputs}
+    return config.check({**_plain(parameters), **lists})
+
+
+def _rename_generator(key):
+    # AdaIN's hidden layer and its convolution both end in "conv"; keep them apart first.
+    key = re.sub(r"^adain_blocks\.(\d+)\.spade1\.conv\.", r"background_blocks.\1.hidden.", key)
+    return _rename(key, GENERATOR_NAMES)
+
+
+def _rename(key, names):
+    for pattern, replacement in names:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _convert(state, n_blocks):
+    """Swap (row, column) to (x, y) and put the background first."""
+    for name in ("weight", "bias"):
+        key = f"mlp_points.4.{name}"
+        pairs = state[key].unflatten(0, (-1, 2))  # outputs are (part, point, row/column)
+        state[key] = pairs.flip(1).flatten(0, 1)
+        for conv in ("conv2", "conv_shortcut"):
+            key = f"mask_blocks.{n_blocks - 1}.{conv}.{name}"
+            state[key] = state[key].roll(1, dims=0)
+    for start in ("mask_start", "foreground_start", "background_start"):
+        key = f"{start}.conv.weight"
+        state[key] = state[key].unflatten(1, (-1, 2)).flip(2).flatten(1, 2)
+    return state

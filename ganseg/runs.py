@@ -1,0 +1,200 @@
+"""A run's folder: outputs/<dataset>/<run>/ with its config, metrics, checkpoints and samples."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import torch
+
+from ganseg import config
+from ganseg.errors import UserError
+
+SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.yaml, gan.pt, segmenter.pt
+STAGES = {"gan": "train", "segmenter": "distill"}  # checkpoint name -> notebook that makes it
+
+
+def outputs_root():
+    """Where runs are kept: $GANSEG_OUTPUTS, or outputs/ in the project."""
+    return Path(os.environ.get("GANSEG_OUTPUTS") or config.ROOT / "outputs")
+
+
+def open_run(dataset, name, needs=None, **overrides):
+    """The run outputs/<dataset>/<name>, new or as it was saved; nothing is written yet.
+
+    needs      None, "gan" or "segmenter": the checkpoint that must be there
+    overrides  config fields; None means not given. For a run that exists, what is given must agree with
+               what it was made with, except where only the running changes (max_steps, device, ...).
+    Raises UserError for settings that cannot be and for a missing stage, naming the command that makes it.
+    """
+    name = str(name)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise UserError(f"run: {name!r} is not allowed; use letters, digits, '_', '-' and '.'.")
+    folder = outputs_root() / dataset / name
+    overrides = {k: v for k, v in overrides.items() if v is not None}
+    if not (folder / "config.yaml").exists():
+        fresh = config.load(dataset, **overrides)
+        if needs is None:
+            return Run(folder, fresh)
+        if dataset != "tiny":
+            raise _missing(folder, needs)
+        _adopt_shipped(folder, fresh, needs)
+    run = Run(folder, _reopened(folder, overrides))
+    if needs and run.newest(needs) is None:
+        raise _missing(folder, needs)
+    return run
+
+
+def find(name):
+    """The run called NAME, DATASET/NAME or by its folder; UserError where none or several are."""
+    direct = [path for path in (Path(name), outputs_root() / name) if (path / "config.yaml").exists()]
+    matches = direct[:1] or sorted(path.parent for path in outputs_root().glob(f"*/{Path(name).name}/config.yaml"))
+    if len(matches) == 1:
+        return Run(matches[0], config.read(matches[0] / "config.yaml"))
+    if matches:
+        several = ", ".join(f"{path.parent.name}/{path.name}" for path in matches)
+        raise UserError(f"run: {name!r} could be {several}; name one of them.")
+    known = [f"{path.parent.parent.name}/{path.parent.name}" for path in outputs_root().glob("*/*/config.yaml")]
+    listing = f"known are {', '.join(sorted(known))}" if known else "make one with: ganseg train"
+    raise UserError(f"run: there is no {name!r} under {outputs_root()}{config.nearest(name, known)}; {listing}.")
+
+
+class Run:
+    """One run: `folder` (Path) and `cfg` (Config)."""
+
+    def __init__(self, folder, cfg):
+        self.folder, self.cfg = Path(folder), cfg
+
+    @property
+    def label(self):
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    def start(self, device):
+        """Make the folder and save the config with what it runs on."""
+        for name in ("checkpoints", "samples", "figures"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        config.write(self.cfg, self.folder / "config.yaml", _made_with(device))
+
+    def log(self, stage, step, **values):
+        """Append one line to metrics.jsonl and return it as a dict."""
+        record = {"stage": stage, "step": step, **values}
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+        return record
+
+    def records(self, stage):
+        """What was logged in a stage, oldest first; a line that a crash cut short is passed over."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [record for record in map(_parse, lines) if record and record.get("stage") == stage]
+
+    def rewind(self, stages, step):
+        """Forget what stages logged after a step: training repeats it from its checkpoint."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        records = filter(None, map(_parse, path.read_text().splitlines()))
+        kept = [r for r in records if r["stage"] not in stages or r["step"] <= step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        partial.replace(path)
+
+    def save(self, name, step, state):
+        """Write checkpoints/<name>-<step>.pt whole or not at all, and delete all but the newest few."""
+        path = self.folder / "checkpoints" / f"{name}-{step:08d}.pt"
+        partial = path.with_suffix(".partial")
+        torch.save({"step": step, "config": self.cfg.model_dump(), **state}, partial)
+        partial.replace(path)
+        for old in self.checkpoints(name)[: -self.cfg.keep_checkpoints]:
+            old.unlink()
+        return path
+
+    def checkpoints(self, name):
+        """Paths of a stage's checkpoints, by step."""
+        return sorted((self.folder / "checkpoints").glob(f"{name}-*.pt"))
+
+    def newest(self, name):
+        return next(reversed(self.checkpoints(name)), None)
+
+    def load(self, name):
+        """The newest checkpoint of a stage, or None."""
+        path = self.newest(name)
+        return load_checkpoint(path) if path else None
+
+    def command(self, notebook):
+        """The command that runs a notebook on this run."""
+        return f"ganseg {notebook} -p dataset {self.folder.parent.name} --run {self.folder.name}"
+
+
+def load_checkpoint(path):
+    """A checkpoint's dict of tensors and plain values; never runs code that a file may hold."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such checkpoint.") from None
+    except Exception as error:  # torch.load raises whatever the damage leads to
+        reason = "holds more than tensors and plain values" if "weights_only" in str(error).lower() else "is damaged"
+        raise UserError(f"{path}: cannot be loaded, it {reason}; name an intact checkpoint.") from None
+
+
+def load_weights(module, state, source):
+    """Load a state dict into a module; UserError where names or shapes differ."""
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        first = " ".join(str(error).split("\n\t")[1:2]) or str(error)
+        raise UserError(f"{source}: its weights do not fit this configuration: {first.strip()}") from None
+    return module
+
+
+def _reopened(folder, overrides):
+    """The saved config with what may still be changed; UserError where something else was asked for."""
+    saved = config.read(folder / "config.yaml")
+    free = config.FREE | (set() if any(folder.glob("checkpoints/segmenter-*.pt")) else config.DISTILL)
+    for field, value in overrides.items():
+        old = getattr(saved, field, value)
+        if field not in free and value != old:
+            raise UserError(
+                f"{field}: the run {folder.parent.name}/{folder.name} was made with {old!r}, not {value!r}; "
+                "choose another run name or leave it out."
+            )
+    return config.check({**saved.model_dump(), **overrides})
+
+
+def _missing(folder, needs):
+    stage = STAGES[needs]
+    command = Run(folder, None).command(stage)
+    return UserError(f"run: {folder.parent.name}/{folder.name} has no trained {needs}; make it with: {command}")
+
+
+def _adopt_shipped(folder, fresh, needs):
+    """Fill a new run with the model that ships with the package."""
+    print(f"No run {folder.parent.name}/{folder.name} yet: using the creatures model that ships with ganseg.")
+    shipped = config.read(SHIPPED / "config.yaml")
+    running = {field: getattr(fresh, field) for field in (*config.DISTILL, "max_test_pictures", "max_train_pictures")}
+    if needs == "segmenter":
+        running = {k: v for k, v in running.items() if k not in config.DISTILL}
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for name in ("gan", "segmenter") if needs == "segmenter" else ("gan",):
+        state = load_checkpoint(SHIPPED / f"{name}.pt")
+        shutil.copyfile(SHIPPED / f"{name}.pt", folder / "checkpoints" / f"{name}-{state['step']:08d}.pt")
+    cfg = config.check({**shipped.model_dump(), **running})
+    config.write(cfg, folder / "config.yaml", _made_with("cpu"))
+
+
+def _parse(line):
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def _made_with(device):
+    commit = subprocess.run(
+        ["git", "-C", str(config.ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"commit": commit or None, **versions, "device": str(device)}

@@ -1,0 +1,350 @@
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from ganseg import metrics
+from ganseg.metrics import LeftOut, Predictions, clustering, landmarks, masks
+
+FACES = ("landmark_error", "landmark_error_with_bias", "landmark_error_mean_landmarks")
+KEYPOINTS = ("keypoint_error_percent", "keypoint_error_percent_mean_keypoints")
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def labels(*rows):
+    """One picture, (1, H, W)."""
+    return np.array([rows], np.uint8)
+
+
+def to_minus_one_one(square_px, image_size=128):
+    """The inverse of landmarks_to_square."""
+    return square_px * image_size / 128 / (image_size - 1) * 2 - 1
+
+
+# masks
+
+
+def test_foreground_iou_averages_over_pictures():
+    predicted = np.array([[[1, 2, 0, 0]], [[3, 0, 0, 0]]], np.uint8)
+    true = np.array([[[0, 1, 1, 0]], [[1, 0, 0, 0]]], bool)
+    # pictures 1/3 and 1/1: mean 2/3 (pooled it would be 2/4)
+    assert masks.foreground_iou(predicted, true) == pytest.approx(2 / 3)
+
+
+def test_foreground_iou_of_empty_against_empty_is_1_and_against_a_mask_is_0():
+    empty, full = np.zeros((1, 2, 2), np.uint8), np.ones((1, 2, 2), bool)
+    assert masks.foreground_iou(empty, ~full) == 1
+    assert masks.foreground_iou(empty, full) == 0
+
+
+def test_shares_and_used_parts_are_counted_over_the_predicted_foreground():
+    # 100 foreground pixels: 97, 2, 1, 0; background 100 of 200
+    picture = np.repeat(np.array([0, 1, 2, 3], np.uint8), [100, 97, 2, 1]).reshape(2, 10, 10)
+    assert masks.part_shares(picture, 4) == pytest.approx([0.97, 0.02, 0.01, 0])
+    assert masks.parts_used(picture, 4) == 2  # exactly 2 % counts
+    assert masks.part_share_min(picture, 4) == 0
+    assert masks.background_share(picture, 4) == 0.5
+
+
+def test_collapse_asks_for_half_of_the_parts():
+    picture = np.repeat(np.array([0, 1, 2], np.uint8), [100, 50, 50]).reshape(1, 10, 20)
+    assert masks.collapse(picture, n_parts=4) == 0  # 2 used parts are half of 4
+    assert masks.collapse(picture, n_parts=5) == 1
+
+
+@pytest.mark.parametrize("background, collapsed", [(4, 1), (5, 0), (98, 0), (99, 1), (100, 1)])
+def test_collapse_bounds_the_background(background, collapsed):
+    picture = np.repeat(np.array([0, 1], np.uint8), [background, 100 - background]).reshape(1, 10, 10)
+    assert masks.collapse(picture, n_parts=1) == collapsed
+
+
+@pytest.mark.parametrize("extents, collapsed", [([0.5, 1.4], 1), ([0.5, 1.5], 0), ([np.nan], 1), (None, 0)])
+def test_collapse_bounds_the_mean_extent_where_it_is_known(extents, collapsed):
+    extents = None if extents is None else np.array(extents)
+    assert masks.collapse(labels([0, 1]), n_parts=1, extents_px=extents) == collapsed
+
+
+def test_a_label_above_n_parts_is_an_error():
+    with pytest.raises(ValueError, match="label 3 with n_parts 2"):
+        masks.parts_used(labels([0, 3]), 2)
+
+
+# clustering
+
+
+@pytest.mark.parametrize("n_true, n_predicted", [(2, 2), (3, 9), (9, 3), (1, 4), (4, 1), (1, 1)])
+def test_nmi_and_ari_equal_sklearn(n_true, n_predicted):
+    true = rng(1).integers(0, n_true, (4, 9, 9), np.uint8)
+    random = rng(2).integers(0, n_predicted, true.shape, np.uint8)
+    predicted = np.where(rng(3).random(true.shape) < 0.5, true % n_predicted, random).astype(np.uint8)
+    flat = true.ravel(), predicted.ravel()
+    assert clustering.nmi(predicted, true) == pytest.approx(normalized_mutual_info_score(*flat), abs=1e-6)
+    assert clustering.ari(predicted, true) == pytest.approx(adjusted_rand_score(*flat), abs=1e-6)
+    if n_true > 1:
+        on = true.ravel() > 0
+        flat = flat[0][on], flat[1][on]
+        nmi, ari = normalized_mutual_info_score(*flat), adjusted_rand_score(*flat)
+        assert clustering.nmi_foreground(predicted, true) == pytest.approx(nmi, abs=1e-6)
+        assert clustering.ari_foreground(predicted, true) == pytest.approx(ari, abs=1e-6)
+
+
+def test_nmi_and_ari_by_hand():
+    true, predicted = labels([0, 0, 1, 1]), labels([0, 0, 1, 2])
+    # MI = H(true) = ln 2, H(predicted) = 1.5 ln 2: 1 / 1.25
+    assert clustering.nmi(predicted, true) == pytest.approx(0.8)
+    # of 6 pairs 1 is together in both, 2 in true, 1 in predicted; chance 2 * 1 / 6: (1 - 1/3) / (1.5 - 1/3)
+    assert clustering.ari(predicted, true) == pytest.approx(4 / 7)
+
+
+def test_a_background_prediction_on_true_foreground_is_a_class_like_any_other():
+    true, predicted = labels([0, 0, 1, 1, 2, 2]), labels([0, 1, 0, 0, 1, 1])
+    assert clustering.nmi_foreground(predicted, true) == pytest.approx(1)
+    assert clustering.ari_foreground(predicted, true) == 1
+    assert clustering.nmi(predicted, true) < 1
+
+
+def test_names_of_the_parts_do_not_matter():
+    true = labels([0, 0, 1, 1, 2, 2])
+    renamed = np.array([7, 0, 3], np.uint8)[true]
+    assert clustering.nmi(renamed, true) == pytest.approx(1)
+    assert clustering.ari(renamed, true) == 1
+
+
+def test_ari_of_8e8_pixels_does_not_overflow():
+    table = np.array([[3, 1], [1, 3]], np.int64) * 10**8
+    # pairs in 1e16: together in both 20, in one only 32 - 20 = 12 each, in neither 64 - 32 - 32 + 20 = 20
+    assert clustering.adjusted_rand_index(table) == pytest.approx(2 * (20 * 20 - 12 * 12) / (2 * 32 * 32))
+
+
+def test_part_miou_is_matched_on_the_training_split_and_scored_on_the_test_split():
+    train_true, train_predicted = labels([0, 1, 1, 2, 2]), labels([0, 2, 2, 1, 1])
+    true, predicted = labels([1, 1, 2, 0]), labels([2, 1, 1, 1])
+    # 1 <-> 2: IoU 1/2; 2 <-> 1: 1 shared of 3: 1/3
+    value = clustering.part_miou(predicted, true, train_predicted, train_true, n_parts=2)
+    assert value == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+def test_part_miou_counts_a_true_part_without_a_match_as_0():
+    true = labels([1, 2, 3, 0])
+    one_part = labels([1, 0, 0, 0])
+    assert clustering.part_miou(one_part, true, one_part, true, n_parts=1) == pytest.approx(1 / 3)
+    # part 2 never meets true part 2 in training, so meeting it in the test split earns nothing
+    train = labels([1, 0, 0, 2])
+    assert clustering.part_miou(labels([1, 2, 0, 0]), true, train, true, n_parts=2) == pytest.approx(1 / 3)
+
+
+def test_part_miou_ignores_surplus_predicted_parts_and_true_parts_absent_from_the_test_split():
+    train_true, train_predicted = labels([1, 1, 1, 2]), labels([4, 4, 3, 1])
+    true, predicted = labels([1, 1, 1, 0]), labels([4, 4, 3, 0])
+    value = clustering.part_miou(predicted, true, train_predicted, train_true, n_parts=5)
+    assert value == pytest.approx(2 / 3)  # true part 1 with part 4: 2 of 3 pixels; true part 2 is not shown
+
+
+def test_the_matching_maximises_the_sum_of_ious_not_each_in_turn():
+    true, predicted = labels([1, 1, 1, 1, 1, 2, 2]), labels([1, 1, 1, 2, 2, 1, 1])
+    ious = clustering.part_ious(clustering.contingency_table(true, predicted))
+    # areas: true 5, 2; parts 5, 2; shared 3, 2; 2, 0
+    assert ious == pytest.approx(np.array([[3 / 7, 2 / 5], [2 / 5, 0]]))
+    # 2/5 + 2/5 beats 3/7 + 0
+    assert clustering.part_miou(predicted, true, predicted, true, 2) == pytest.approx(2 / 5)
+
+
+# landmarks
+
+
+def test_centroids_and_landmarks_come_into_one_128_px_square():
+    assert landmarks.centroids_to_square([-1, 0, 1]) == pytest.approx([0, 64, 128])
+    # a 256 px image: pixels 0 and 255 lie at 128 * x / 256
+    assert landmarks.landmarks_to_square([[-1, 1]], 256) == pytest.approx(np.array([[0, 127.5]]))
+
+
+def test_least_squares_without_bias_by_hand():
+    x, y = np.array([[1.0], [2]]), np.array([[1.0, 2], [3, 4]])
+    # weights = x.y / x.x = (1 + 6) / 5, (2 + 8) / 5
+    assert landmarks.fit_without_bias(x, y)(np.array([[5.0]])) == pytest.approx(np.array([[7, 10]]))
+
+
+def test_identity_is_added_only_where_the_normal_matrix_is_singular():
+    x, y = np.array([[1.0, 1], [2, 2]]), np.array([[2.0, 0], [4, 0]])
+    # normal [[5, 5], [5, 5]] + I, right side 10, 10: weights 10 / 11 each; without the identity 1 each
+    assert landmarks.fit_without_bias(x, y)(np.array([[1.0, 1]])) == pytest.approx(np.array([[20 / 11, 0]]))
+    regular = np.array([[1.0, 0], [0, 2]])
+    assert landmarks.fit_without_bias(regular, y)(regular) == pytest.approx(y)
+
+
+def faces(n=40, K=3, image_size=64, seed=0):
+    """Pictures whose landmarks are centroids moved by a constant: exact with bias, not without."""
+    centroids = rng(seed).uniform(-0.5, 0.5, (2, n, K, 2))
+    square = landmarks.centroids_to_square(centroids)[:, :, [0, 1, 2, 0]] + np.array([9.0, -7])
+    train, test = to_minus_one_one(square, image_size)
+    return Predictions(n_parts=K, image_size=image_size, train_centroids=centroids[0], centroids=centroids[1],
+                       train_landmarks=train, landmarks=test, eyes=(0, 1))
+
+
+def test_a_constant_offset_is_learned_with_bias_only():
+    values, _ = metrics.compute(faces())
+    assert values["landmark_error_with_bias"] == pytest.approx(0, abs=1e-9)
+    assert 1 < values["landmark_error"] < values["landmark_error_mean_landmarks"]
+
+
+def test_without_bias_landmarks_in_the_released_origin_are_exact():
+    predictions = faces()
+    scaled = landmarks.centroids_to_square(np.stack([predictions.train_centroids, predictions.centroids])) / 2
+    predictions.train_landmarks, predictions.landmarks = to_minus_one_one(scaled, 64)
+    assert metrics.compute(predictions)[0]["landmark_error"] == pytest.approx(0, abs=1e-9)
+
+
+def test_landmark_error_is_a_percentage_of_the_distance_between_the_eyes():
+    true = np.array([[[0.0, 0], [3, 4], [1, 1]], [[0, 0], [10, 0], [5, 5]]])
+    predicted = true + np.array([[[0, 1.0]], [[2, 0]]])
+    # eyes 5 and 10 px apart, errors 1 and 2 px on all three: 20 % each
+    assert landmarks.mean_error(predicted, true, eyes=(0, 1)) == pytest.approx(20)
+    # of 128 px: mean 1.5 px
+    assert landmarks.mean_error(predicted, true) == pytest.approx(150 / 128)
+
+
+def test_pictures_that_miss_an_eye_and_missing_landmarks_are_left_out_of_the_mean():
+    true = np.array([[[0.0, 0], [10, 0], [5, 5]]] * 3)
+    predicted = true + np.array([[[1.0, 0]], [[0, 2]], [[4, 0]]])
+    true[0, 0] = np.nan  # an eye: the picture goes
+    true[1, 2] = np.nan  # another landmark: this one goes
+    # 20 % twice, 40 % three times
+    assert landmarks.mean_error(predicted, true, eyes=(0, 1)) == pytest.approx((2 * 20 + 3 * 40) / 5)
+
+
+def test_a_picture_with_both_eyes_at_one_place_is_left_out():
+    true = np.array([[[1.0, 1], [1, 1]], [[0, 0], [10, 0]]])
+    assert landmarks.mean_error(true + [1.0, 0], true, eyes=(0, 1)) == pytest.approx(10)
+
+
+def test_missing_training_landmarks_are_left_out_of_the_fit():
+    predictions = faces()
+    predictions.train_landmarks[::3, 2] = np.nan
+    predictions.train_landmarks[1::3, 0, 1] = np.nan  # one coordinate missing: the landmark is missing
+    assert metrics.compute(predictions)[0]["landmark_error_with_bias"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_landmark_no_training_picture_shows_is_left_out_of_the_mean():
+    predictions = faces()
+    predictions.train_landmarks[:, 3] = np.nan
+    predictions.landmarks[:, 3] = 50
+    assert metrics.compute(predictions)[0]["landmark_error_with_bias"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_control_is_the_mean_of_the_training_landmarks():
+    train = to_minus_one_one(np.array([[[0.0, 0], [30, 0]], [[10, 0], [50, 0]], [[np.nan] * 2, [40, 0]]]))
+    test = to_minus_one_one(np.array([[[5.0, 0], [44, 3]]]))
+    predictions = Predictions(n_parts=1, image_size=128, train_landmarks=train, landmarks=test,
+                              train_centroids=np.zeros((3, 1, 2)), centroids=np.zeros((1, 1, 2)))
+    # means (5, 0) and (40, 0): errors 0 and 5 px of 128
+    value = metrics.compute(predictions)[0]["keypoint_error_percent_mean_keypoints"]
+    assert value == pytest.approx(100 * 2.5 / 128)
+    assert np.isfinite(metrics.compute(predictions)[0]["keypoint_error_percent"])
+
+
+def test_without_eyes_the_keypoint_error_is_given_instead():
+    with_eyes, without = faces(), faces()
+    without.eyes = None
+    values, left_out = metrics.compute(without)
+    assert set(KEYPOINTS) <= set(values)
+    assert {left_out[name] for name in FACES} == {"the data set's landmarks name no pair of eyes"}
+    values, left_out = metrics.compute(with_eyes)
+    assert set(FACES) <= set(values)
+    assert all("landmark_error is given instead" in left_out[name] for name in KEYPOINTS)
+
+
+# shapes and the registry
+
+
+def regress_means(*arrays):
+    return landmarks.regress(*arrays, landmarks.fit_mean)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: masks.foreground_iou(labels([0, 1]), np.ones((2, 1, 2), bool)),
+    lambda: clustering.nmi(labels([0, 1]), labels([0, 1, 1])),
+    lambda: clustering.part_miou(labels([3]), labels([1]), labels([1]), labels([1]), n_parts=2),
+    lambda: landmarks.mean_error(np.zeros((1, 5, 2)), np.zeros((2, 5, 2))),
+    lambda: regress_means(np.zeros((4, 3, 2)), np.zeros((4, 2, 2)), np.zeros((4, 5, 2))),  # K differs
+    lambda: regress_means(np.zeros((4, 3, 2)), np.zeros((4, 3, 2)), np.zeros((5, 5, 2))),  # M differs
+    lambda: regress_means(np.full((4, 3, 2), np.nan), np.zeros((4, 3, 2)), np.zeros((4, 5, 2))),
+])
+def test_arrays_that_do_not_fit_together_are_a_value_error(call):
+    with pytest.raises(ValueError):
+        call()
+
+
+def everything():
+    predictions = faces()
+    true = rng(5).integers(0, 4, (6, 8, 8), np.uint8)
+    predicted = rng(6).integers(0, 4, true.shape, np.uint8)
+    predictions.labels, predictions.true_labels, predictions.true_foreground = predicted, true, true != 0
+    predictions.train_labels, predictions.train_true_labels = predicted, true
+    return predictions
+
+
+def test_each_metric_is_either_a_finite_float_or_left_out_and_has_a_protocol():
+    values, left_out = metrics.compute(everything())
+    assert values.keys() | left_out.keys() == metrics.protocols().keys()
+    assert set(left_out) == set(KEYPOINTS)
+    assert all(type(value) is float and np.isfinite(value) for value in values.values())
+    assert all(protocol.endswith(".") for protocol in metrics.protocols().values())
+
+
+@pytest.mark.parametrize("field, names, reason", [
+    ("labels", {"foreground_iou", "nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou", "collapse",
+                "parts_used", "part_share_min", "background_share"},
+     "no part labels were predicted for the test pictures"),
+    ("true_labels", {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"},
+     "the data set has no true part labels"),
+    ("true_foreground", {"foreground_iou"}, "the data set has no true foreground masks"),
+    ("train_labels", {"part_miou"}, "no part labels were predicted for the training pictures"),
+    ("train_true_labels", {"part_miou"}, "the training pictures have no true part labels"),
+    ("centroids", set(FACES), "no centroids were predicted for the test pictures"),
+    ("train_centroids", set(FACES), "no centroids were predicted for the training pictures"),
+    ("landmarks", set(FACES), "the data set has no landmarks"),
+    ("train_landmarks", set(FACES), "the training pictures have no landmarks"),
+    ("extents_px", set(), None),
+])
+@pytest.mark.parametrize("absent", [None, np.zeros((0, 8, 8), np.uint8)])
+def test_a_metric_whose_inputs_are_missing_is_left_out_with_the_reason(field, names, reason, absent):
+    predictions = everything()
+    setattr(predictions, field, absent)
+    left_out = metrics.compute(predictions)[1]
+    assert {name for name in left_out if name not in KEYPOINTS} == names
+    assert {left_out[name] for name in names} == ({reason} if names else set())
+
+
+def test_what_the_data_set_lacks_is_named_before_what_was_not_predicted():
+    left_out = metrics.compute(Predictions(n_parts=2, image_size=128))[1]
+    assert left_out["part_miou"] == left_out["nmi"] == "the data set has no true part labels"
+    assert left_out["landmark_error"] == left_out["keypoint_error_percent"] == "the data set has no landmarks"
+
+
+def test_metrics_without_anything_to_average_are_left_out_not_nan():
+    predictions = everything()
+    predictions.true_labels = np.zeros_like(predictions.true_labels)
+    predictions.landmarks[:, 0] = np.nan
+    values, left_out = metrics.compute(predictions)
+    for name in ("nmi_foreground", "ari_foreground", "part_miou"):
+        assert left_out[name] == "no pixel of the test set is truly foreground"
+    assert all("both eyes" in left_out[name] for name in FACES)
+    assert not np.isnan(list(values.values())).any()
+
+
+def test_the_true_foreground_comes_from_the_true_labels_where_only_those_are_given():
+    true = labels([0, 1, 0])
+    predictions = Predictions(n_parts=2, image_size=3, labels=labels([1, 2, 0]), true_labels=true)
+    assert metrics.compute(predictions)[0]["foreground_iou"] == 0.5
+
+
+def test_a_metric_that_asks_for_an_unknown_field_is_refused():
+    with pytest.raises(ValueError, match="not in Predictions: .'colour'"):
+        metrics.metric("A sentence.")(lambda colour: 0)
+
+
+def test_left_out_is_no_error_of_the_user():
+    with pytest.raises(LeftOut):
+        landmarks.mean_error(np.zeros((1, 2, 2)), np.full((1, 2, 2), np.nan))

@@ -1,0 +1,161 @@
+"""Parity with the released implementation, by weights filled from a rule and arrays it computed."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ganseg import losses, official
+from ganseg.errors import UserError
+from ganseg.generator import Latents
+
+FOLDER = Path(__file__).parent / "official"
+COMPUTED = ["celeba_wild_k8", "celeba_wild_k8_gaussian", "cub_k8"]
+ALL = [*COMPUTED, "flower_k8", "taichi_k10"]
+
+
+def fill(key, shape, network):
+    """One weight by the rule that the reference arrays were computed with."""
+    x = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.long)
+    if key.endswith("running_var"):
+        x = 1 + 0.1 * np.abs(x)
+    elif key.endswith(("running_mean", "bias")):
+        x = 0.1 * x
+    elif key != "keypoints_embedding.weight" and key != "init_extend_coord":
+        gain = 1.6
+        if network == "generator":
+            gain = 0.35 if "conv_gamma" in key or "conv_beta" in key else 1.2
+            gain = 24 if key.startswith("gen_keypoints_layer.4") else 0.5 if key.startswith("conv.") else gain
+        x = x * gain / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(np.asarray(x, dtype=np.float32))
+
+
+def released(name):
+    """A filled checkpoint of the released format, and its parameters."""
+    description = json.loads((FOLDER / f"gan_{name}.json").read_text())
+    checkpoint = {
+        network: {key: fill(key, shape, network) for key, shape in description[network].items()}
+        for network in ("generator", "discriminator")
+    }
+    return checkpoint, description["config"]
+
+
+def latents(arrays):
+    position = torch.from_numpy(arrays["background_position_rc"][:, 0, ::-1].copy())
+    position[:, 1] = 0
+    z = {name: torch.from_numpy(arrays[f"z_{name}"]) for name in ("points", "appearance", "background")}
+    return Latents(**z, background_position=position)
+
+
+def error(ours, theirs):
+    """Largest difference relative to the largest value."""
+    ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("name", COMPUTED)
+def test_the_generator_computes_what_the_released_one_does(name, mode):
+    arrays = np.load(FOLDER / f"gan_{name}.npz")
+    G = official.load_generator(*released(name)).train(mode == "train")
+    with torch.no_grad():
+        out = G(latents(arrays))
+    parts = out.masks[:, 1:]
+    ours = {
+        "points_rc": out.points.flatten(1, 2).flip(-1),
+        "centers_rc": out.centers.flip(-1),
+        "w": out.w,
+        "masks_bg_last_stride4": out.masks.roll(-1, dims=1)[:, :, ::4, ::4],
+        "heatmaps_stride4": out.heatmaps[:, :, ::4, ::4],
+        "image": out.image,
+        "foreground_features_mean": out.foreground.mean((2, 3)),
+        "background_features_mean": out.background.mean((2, 3)),
+        "concentration_loss": losses.concentration_loss(parts, out.centers),
+        "area_loss": losses.area_loss(parts, losses.area_targets(out, "extent")),
+    }
+    assert {key: error(value, arrays[f"{mode}_{key}"]) for key, value in ours.items()} == pytest.approx(
+        dict.fromkeys(ours, 0.0), abs=5e-6
+    )
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_the_generators_gradients_are_those_of_the_released_one(name):
+    arrays = np.load(FOLDER / f"gan_{name}.npz")
+    G = official.load_generator(*released(name)).eval()
+    out = G(latents(arrays))
+    parts = out.masks[:, 1:]
+    scalars = {
+        "concentration": losses.concentration_loss(parts, out.centers),
+        "area": losses.area_loss(parts, losses.area_targets(out, "extent")),
+        "mean_squared_image": out.image.square().mean(),
+    }
+    weights = {
+        "points_mlp_last_weight": G.mlp_points[4].weight,
+        "mask_start_weight": G.mask_start.conv.weight,
+        "part_constants": G.w_const,
+        "foreground_start_weight": G.foreground_start.conv.weight,
+        "background_start_weight": G.background_start.conv.weight,
+    }
+    for loss, scalar in scalars.items():
+        gradients = torch.autograd.grad(scalar, list(weights.values()), retain_graph=True, allow_unused=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            ours = 0.0 if gradient is None else gradient.norm().item()
+            theirs = float(arrays[f"eval_gradient_norm_{loss}_{weight}"])
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-12), (loss, weight)
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_the_discriminator_and_its_losses_are_those_of_the_released_one(name):
+    arrays = np.load(FOLDER / f"gan_{name}.npz")
+    D = official.load_discriminator(*released(name))
+    image = torch.from_numpy(arrays["eval_image"])
+    scores = D(image)
+    assert error(scores, arrays["discriminator_score"]) < 5e-6
+    assert error(losses.generator_loss(scores), arrays["generator_loss"]) < 5e-6
+    assert error(10 * losses.gradient_penalty(D, image), arrays["gradient_penalty_weight10"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "name, n_parameters",
+    [("celeba_wild_k8", 17_798_633), ("taichi_k10", 17_815_275), ("cub_k8", 23_227_241), ("flower_k8", 23_188_777)],
+)
+def test_the_architectures_have_as_many_parameters_as_the_released_ones(name, n_parameters):
+    G = official.load_generator(*released(name))
+    D = official.load_discriminator(*released(name))
+    fixed_grid = 2 * 52**2  # stored as a parameter there
+    assert sum(p.numel() for p in G.parameters()) + fixed_grid == n_parameters
+    assert sum(p.numel() for p in D.parameters()) == 23_726_721
+
+
+def test_a_released_checkpoint_is_read_from_its_file_and_parameters_json(tmp_path):
+    checkpoint, parameters = released("taichi_k10")
+    torch.save(checkpoint, tmp_path / "model.pt")
+    (tmp_path / "parameters.json").write_text(json.dumps(parameters))
+    G = official.load_generator(tmp_path / "model.pt")
+    assert (G.cfg.n_parts, G.cfg.lambda_con, G.cfg.heatmap) == (10, 30.0, "cone")
+
+
+def test_the_released_segmenter_gives_the_same_logits():
+    from torchvision.models.segmentation import deeplabv3_resnet50
+
+    theirs = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=9, aux_loss=False).eval()
+    state = {f"model.{key}": value for key, value in theirs.state_dict().items()}
+    ours = official.load_segmenter({"detector": state, "optim": {}}, n_parts=8).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x)["out"])
+    with pytest.raises(UserError, match="do not fit"):
+        official.load_segmenter({"detector": state}, n_parts=5)
+
+
+def test_a_checkpoint_that_is_none_is_named(tmp_path):
+    with pytest.raises(UserError, match="no entry 'generator'"):
+        official.load_generator({"detector": {}}, {})
+    with pytest.raises(UserError, match="parameters.json"):
+        official.load_generator(tmp_path / "model.pt")
