@@ -50,12 +50,11 @@ class Spade(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(n_channels, affine=False)
         self.hidden = conv3x3(n_style, n_hidden)
-        self.gamma = conv3x3(n_hidden, n_channels)
-        self.beta = conv3x3(n_hidden, n_channels)
+        self.gamma_beta = conv3x3(n_hidden, 2 * n_channels)  # one convolution is faster than two
 
     def forward(self, x, style):
-        h = activate(self.hidden(style))
-        return (1 + self.gamma(h)) * self.norm(x) + self.beta(h)
+        gamma, beta = self.gamma_beta(activate(self.hidden(style))).chunk(2, dim=1)
+        return torch.addcmul(beta, 1 + gamma, self.norm(x))
 
 
 class SpadeBlock(nn.Module):
@@ -87,14 +86,12 @@ class AdainBlock(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(n_in, affine=False)
         self.hidden = nn.Linear(n_style, n_hidden)
-        self.gamma = nn.Linear(n_hidden, n_in)
-        self.beta = nn.Linear(n_hidden, n_in)
+        self.gamma_beta = nn.Linear(n_hidden, 2 * n_in)
         self.conv = conv3x3(n_in, n_out)
 
     def forward(self, x, style):
-        h = activate(self.hidden(style))
-        gamma, beta = self.gamma(h)[:, :, None, None], self.beta(h)[:, :, None, None]
-        return self.conv(activate((1 + gamma) * self.norm(x) + beta))
+        gamma, beta = self.gamma_beta(activate(self.hidden(style)))[:, :, None, None].chunk(2, dim=1)
+        return self.conv(activate(torch.addcmul(beta, 1 + gamma, self.norm(x))))
 
 
 def upsample(x, margin):

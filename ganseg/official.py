@@ -8,6 +8,8 @@ import json
 import re
 from pathlib import Path
 
+import torch
+
 from ganseg import config, runs
 from ganseg.discriminator import Discriminator
 from ganseg.errors import UserError
@@ -30,8 +32,6 @@ GENERATOR_NAMES = [
     (r"^adain_blocks\.(\d+)\.conv1\.", r"background_blocks.\1.conv."),
     (r"^conv\.0\.", "rgb.1."),
     (r"^conv\.2\.", "rgb.3."),
-    (r"\.conv_gamma\.", ".gamma."),
-    (r"\.conv_beta\.", ".beta."),
     (r"(spade1|spade2|spade_shortcut)\.conv\.", r"\1.hidden."),
 ]
 DISCRIMINATOR_NAMES = [
@@ -167,7 +167,10 @@ def _rename(key, names):
 
 
 def _convert(state, n_blocks):
-    """Swap (row, column) to (x, y) and put the background first."""
+    """Join gamma and beta, swap (row, column) to (x, y) and put the background first."""
+    for key in [key for key in state if ".conv_gamma." in key]:
+        gamma, beta = state.pop(key), state.pop(key.replace("conv_gamma", "conv_beta"))
+        state[key.replace("conv_gamma", "gamma_beta")] = torch.cat([gamma, beta])
     for name in ("weight", "bias"):
         key = f"mlp_points.4.{name}"
         pairs = state[key].unflatten(0, (-1, 2))  # outputs are (part, point, row/column)

@@ -196,5 +196,5 @@ def _made_with(device):
     commit = subprocess.run(
         ["git", "-C", str(config.ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     return {"commit": commit or None, **versions, "device": str(device)}

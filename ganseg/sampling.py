@@ -1,0 +1,99 @@
+"""Devices, seeds and sampling: what training, distillation and evaluation share."""
+
+import copy
+import hashlib
+import warnings
+
+import torch
+from torch.optim.swa_utils import update_bn
+
+from ganseg import runs
+from ganseg.errors import UserError
+from ganseg.generator import Generated, Generator
+
+
+def choose_device(name):
+    """torch.device of auto (cuda, mps, cpu in this order), cuda, mps or cpu; UserError if it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, available in there.items() if available)
+    if not there[name]:
+        raise UserError(f"device: {name} is not available here; use auto or cpu.")
+    return torch.device(name)
+
+
+def rng(*key):
+    """A CPU random generator that depends on the key alone, e.g. (seed, "train", step).
+
+    Each step draws from its own one, so that a resumed run continues without a stored random state.
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def autocast(cfg, device):
+    """Run in bfloat16 where the config says so and it is safe, else do nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=cfg.precision == "bf16")
+
+
+def memory_format(cfg):
+    return torch.channels_last if cfg.channels_last else torch.contiguous_format
+
+
+def average(averaged, model, decay, step):
+    """Move an averaged copy towards the model; the first steps count more, so that it forgets its start."""
+    decay = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for a, b in zip(averaged.parameters(), model.parameters(), strict=True):
+            a.lerp_(b, 1 - decay)
+
+
+def recalibrate(G, cfg, n_batches=16):
+    """Measure BatchNorm statistics anew for the weights as they are, and leave G in evaluation mode.
+
+    Averaged weights have no statistics of their own; those of the trained weights give grey pictures.
+    """
+    device = G.w_const.device
+    latents = (G.sample_latents(cfg.batch_size, rng(cfg.seed, "recalibrate", i)) for i in range(n_batches))
+    with autocast(cfg, device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # update_bn on a model without BatchNorm
+        update_bn(([z] for z in latents), G)
+    return G.eval()
+
+
+def load_generator(run, weights="raw", device="cpu"):
+    """The run's generator in evaluation mode; weights raw | ema | untrained (a fresh one, as a control)."""
+    cfg = run.cfg
+    if weights == "untrained":
+        return recalibrate(new_generator(cfg).to(device), cfg)
+    G = new_generator(cfg)
+    path = run.newest("gan")
+    state = runs.load_checkpoint(path)
+    key = "ema" if weights == "ema" else "generator"
+    if key not in state:
+        raise UserError(f"{path}: has no {weights} generator; it was saved without ema_decay.")
+    return runs.load_weights(G, state[key], path).to(device).eval()
+
+
+def new_generator(cfg):
+    """A generator as seeded by the config, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        return Generator(cfg)
+
+
+def averaged_copy(G):
+    return copy.deepcopy(G).requires_grad_(False)
+
+
+@torch.no_grad()
+def sample(G, n, seed, batch_size=32):
+    """n generated pictures with all that belongs to them, on the CPU; features are left out (None)."""
+    latents = G.sample_latents(n, rng(seed, "samples"))
+    batches = [G(latents[i : i + batch_size]) for i in range(0, n, batch_size)]
+    fields = {
+        name: torch.cat([getattr(out, name).float().cpu() for out in batches])
+        for name in Generated._fields
+        if name not in ("foreground", "background", "heatmaps")
+    }
+    return Generated(**fields, foreground=None, background=None, heatmaps=None)

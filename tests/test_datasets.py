@@ -1,0 +1,421 @@
+"""The readers, on small pictures made here."""
+
+import io
+import os
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ganseg import config
+from ganseg.datasets import folder, lfw, load
+from ganseg.errors import UserError
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+def cfg(reader="folder", source=None, image_size=32, **fields):
+    fields = {"crop": "squeeze", "max_train_pictures": None, "max_test_pictures": None, **fields}
+    return SimpleNamespace(reader=reader, source=source and str(source), image_size=image_size, **fields)
+
+
+def halves(left=RED, right=BLUE, mode="RGB", size=(48, 24)):
+    """A picture of two colours; non-square."""
+    picture = Image.new(mode, size, right)
+    picture.paste(left, (0, 0, size[0] // 2, size[1]))
+    return picture
+
+
+def encoded(picture, format="PNG", **options):
+    stream = io.BytesIO()
+    picture.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def grey(values, format="PNG"):
+    """A 40 x 20 picture whose left and right halves are the two values."""
+    return encoded(Image.fromarray(np.repeat(np.repeat(values[None], 20, axis=1), 20, axis=0)), format)
+
+
+def left_and_right(data, **options):
+    """Colours in the middle of the left and the right half."""
+    square = folder.read_picture(data, 32, options.get("crop", "squeeze"))
+    assert square.shape == (32, 32, 3) and square.dtype == np.uint8
+    return square[16, 7].tolist(), square[16, 24].tolist()
+
+
+def near(found, expected, tolerance=3):
+    return np.abs(np.subtract(found, expected)).max() <= tolerance
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Seven pictures of every extension, nested, among files to leave out."""
+    root = tmp_path / "photos"
+    formats = {"a.jpg": "JPEG", "b.JPEG": "JPEG", "sub/c.Png": "PNG", "sub/d.webp": "WEBP",
+               "sub/deep/e.BMP": "BMP", "sub/f.tif": "TIFF", "g.TIFF": "TIFF"}
+    clutter = [".hidden.png", "._a.jpg", "__MACOSX/a.jpg", ".cache/b.png", "sub/@eaDir/c.png", "notes.txt",
+               "h.gif"]
+    for i, (name, format) in enumerate(formats.items()):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encoded(halves(left=(30 * i, 0, 0)), format))
+    for name in clutter:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encoded(halves()))
+    return root
+
+
+def zipped(root, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(root.rglob("*"), reverse=True):
+            archive.write(file, file.relative_to(root))
+    return path
+
+
+# --- one picture ---
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_every_format_keeps_its_colours(format):
+    left, right = left_and_right(encoded(halves(), format))
+    assert near(left, RED, 5) and near(right, BLUE, 5)
+
+
+@pytest.mark.parametrize(("picture", "format", "left", "right"), [
+    (halves(40, 200, "L"), "PNG", (40,) * 3, (200,) * 3),
+    (halves(0, 1, "1"), "PNG", (0,) * 3, WHITE),
+    (halves(0, 1, "1"), "TIFF", (0,) * 3, WHITE),
+    (halves((100, 255), (0, 0), "LA"), "PNG", (100,) * 3, WHITE),
+    (halves((255, 0, 0, 255), (0, 0, 0, 0), "RGBA"), "PNG", RED, WHITE),
+    (halves((255, 0, 0, 255), (0, 0, 0, 128), "RGBA"), "TIFF", RED, (127,) * 3),
+    (halves((0, 255, 255, 0), (255, 255, 0, 0), "CMYK"), "JPEG", RED, BLUE),
+    (halves((0, 255, 255, 0), (255, 255, 0, 0), "CMYK"), "TIFF", RED, BLUE),
+    (halves().convert("YCbCr"), "TIFF", RED, BLUE),
+    (halves().convert("P", palette=Image.Palette.ADAPTIVE), "PNG", RED, BLUE),
+])
+def test_every_mode_becomes_rgb_and_transparent_becomes_white(picture, format, left, right):
+    found = left_and_right(encoded(picture, format))
+    assert near(found[0], left) and near(found[1], right)
+
+
+def test_a_transparent_palette_colour_becomes_white():
+    picture = halves(0, 1, "P")
+    picture.putpalette([*RED, *BLUE])
+    assert left_and_right(encoded(picture, transparency=1)) == ([*RED], [*WHITE])
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_grey_of_16_bits_keeps_its_full_range(format):
+    left, right = left_and_right(grey(np.array([257 * 50, 257 * 180], np.uint16), format))
+    assert left == [50] * 3 and right == [180] * 3
+    left, right = left_and_right(grey(np.array([0, 200], np.uint16), format))  # dark stays dark
+    assert left == [0] * 3 and right == [1] * 3
+
+
+@pytest.mark.parametrize(("values", "left", "right"), [
+    (np.array([0.2, 1.0], np.float32), 51, 255),
+    (np.array([51, 250], np.float32), 51, 250),
+    (np.array([-3, 7], np.float32), 0, 255),
+    (np.array([np.nan, 1], np.float32), 0, 255),
+    (np.array([257 * 51, 65535], np.int32), 51, 255),
+    (np.array([0, 2_000_000], np.int32), 0, 255),
+    (np.array([-5, -5], np.int32), 0, 0),
+])
+def test_grey_of_32_bits_is_scaled_by_the_range_it_uses(values, left, right):
+    assert left_and_right(grey(values, "TIFF")) == ([left] * 3, [right] * 3)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_a_picture_upright(orientation, format):
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:16, :32], pixels[:16, 32:], pixels[16:, :32] = RED, WHITE, BLUE  # bottom right is black
+    turned = pixels.swapaxes(0, 1)  # from 5 on, stored rows are seen as columns
+    stored = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1],
+              5: turned, 6: turned[::-1], 7: turned[::-1, ::-1], 8: turned[:, ::-1]}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(Image.fromarray(np.ascontiguousarray(stored)), format, exif=exif, **options)
+    upright = np.asarray(folder.open_upright(data))
+    assert upright.shape == pixels.shape
+    corners = upright[[8, 8, 24, 24], [16, 48, 16, 48]]
+    assert near(corners, [RED, WHITE, BLUE, (0, 0, 0)], 5)
+    assert folder._read(data, 32, "squeeze")[1] == (64, 32)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_does_not_lose_the_picture():
+    data = encoded(halves(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert near(left_and_right(data)[0], RED, 5)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_a_moving_picture_gives_its_first_frame(format):
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(halves(), format, save_all=True, append_images=[halves(BLUE, RED)], **options)
+    assert left_and_right(data) == ([*RED], [*BLUE])
+
+
+def test_squeeze_shows_all_and_center_cuts_the_middle_out():
+    picture = halves(RED, RED, size=(96, 32))
+    picture.paste(BLUE, (32, 0, 64, 32))
+    squeezed = folder.read_picture(encoded(picture), 32, "squeeze")
+    assert squeezed[16, 3].tolist() == [*RED] and squeezed[16, 16].tolist() == [*BLUE]
+    assert (folder.read_picture(encoded(picture), 32, "center") == BLUE).all()
+
+
+def test_shrinking_averages():
+    stripes = np.zeros((64, 640, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert near(folder.read_picture(encoded(Image.fromarray(stripes)), 32, "squeeze")[4:-4, 4:-4], 127)
+
+
+def test_a_large_jpeg_is_like_the_same_picture_decoded_in_full():
+    x, y = np.linspace(0, 255, 1200)[None], np.linspace(0, 255, 800)[:, None]
+    pixels = np.stack(np.broadcast_arrays(x, y, 90), axis=2).astype(np.uint8)  # (800, 1200, 3)
+    data = encoded(Image.fromarray(pixels), "JPEG", quality=95)
+    full = folder.open_upright(data)
+    assert full.size == (1200, 800)
+    fast, size = folder._read(data, 32, "squeeze")
+    assert size == (1200, 800) and near(fast.astype(int), np.asarray(full.resize((32, 32))), 4)
+
+
+def test_a_small_jpeg_is_decoded_in_full():
+    noise = np.random.default_rng(0).integers(0, 255, (127, 127, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG")
+    full = folder.open_upright(data).resize((32, 32), Image.Resampling.LANCZOS)
+    assert (folder.read_picture(data, 32, "squeeze") == np.asarray(full)).all()
+
+
+def test_a_picture_smaller_than_the_square_is_enlarged():
+    assert (folder.read_picture(encoded(Image.new("RGB", (1, 3), RED)), 64, "center") == RED).all()
+
+
+def test_read_picture_takes_a_path_and_gives_the_reason_it_cannot(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(halves()))
+    assert folder.read_picture(tmp_path / "a.png", 32, "squeeze")[16, 7].tolist() == [*RED]
+    with pytest.raises(ValueError, match="^the file is empty$"):
+        folder.read_picture(b"", 32, "squeeze")
+
+
+# --- folders and zips ---
+
+
+def test_a_folder_lists_every_extension_sorted_without_hidden_files(photos):
+    pictures = load(cfg(source=photos), "train")
+    names = ["a.jpg", "b.JPEG", "g.TIFF", "sub/c.Png", "sub/d.webp", "sub/deep/e.BMP", "sub/f.tif"]
+    assert pictures.names == names and pictures.skipped == [] and len(pictures) == 7
+    assert pictures.images.shape == (7, 3, 32, 32) and pictures.images.dtype == torch.uint8
+    assert pictures.labels is None and pictures.landmarks is None and pictures.eyes is None
+    reds = pictures.images[:, 0, 16, 7].tolist()
+    assert near(reds, [0, 30, 180, 60, 90, 120, 150], 5)
+
+
+def test_a_zip_is_read_like_its_folder(photos, tmp_path):
+    from_folder = load(cfg(source=photos), "train")
+    from_zip = load(cfg(source=zipped(photos, tmp_path / "photos.zip")), "train")
+    assert from_zip.names == from_folder.names
+    assert torch.equal(from_zip.images, from_folder.images)
+
+
+def test_unreadable_pictures_are_skipped_and_named(photos, recwarn, capfd):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    png = encoded(noise)
+    bad = {"empty.png": b"", "text.jpg": b"hello", "crc.png": png[:40] + bytes([png[40] ^ 255]) + png[41:]}
+    for name in ("JPEG", "PNG", "WEBP", "BMP", "TIFF"):
+        bad[f"cut.{name}"] = encoded(noise, name)[:900]
+    for name, data in bad.items():
+        (photos / "sub" / name).write_bytes(data)
+    pictures = load(cfg(source=photos), "train")
+    reasons = dict(pictures.skipped)
+    assert sorted(reasons) == sorted(f"sub/{name}" for name in bad) and len(pictures) == 7
+    assert reasons["sub/empty.png"] == "the file is empty"
+    assert reasons["sub/text.jpg"] == "not a picture of a known format"
+    assert all(reason and "\n" not in reason for reason in reasons.values())
+    assert near(pictures.images[:, 0, 16, 7].tolist(), [0, 30, 180, 60, 90, 120, 150], 5)
+    assert not recwarn.list and "Traceback" not in capfd.readouterr().err
+
+
+def test_a_picture_of_too_many_pixels_is_skipped(photos, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    (photos / "huge.png").write_bytes(encoded(halves(size=(60, 60))))
+    (name, reason), = load(cfg(source=photos), "train").skipped
+    assert name == "huge.png" and "3600 pixels" in reason
+
+
+def test_damaged_members_of_a_zip_are_skipped(photos, tmp_path, monkeypatch):
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bad.png", encoded(halves()))
+        archive.writestr("good.png", encoded(halves(size=(8, 8))))
+    data = bytearray(path.read_bytes())
+    data[60] ^= 255
+    path.write_bytes(data)
+    pictures = load(cfg(source=path), "train")
+    assert pictures.names == ["good.png"] and "CRC" in dict(pictures.skipped)["bad.png"]
+    monkeypatch.setattr(folder, "MAX_BYTES", 10)
+    with pytest.raises(UserError, match="bytes are too many"):
+        load(cfg(source=path), "train")
+
+
+def test_names_with_backslashes_in_a_zip_are_paths(tmp_path):
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        archive.writestr("photos\\a.png", encoded(halves()))
+    assert load(cfg(source=tmp_path / "windows.zip"), "train").names == ["photos/a.png"]
+
+
+def test_links_are_followed_once(photos):
+    os.symlink(photos, photos / "sub" / "loop")
+    assert len(folder.list_pictures(photos)) == 7
+
+
+def test_limits_spread_evenly_over_the_sorted_listing(tmp_path):
+    for i in range(10):
+        (tmp_path / f"{i}.png").write_bytes(encoded(halves(size=(4, 2))))
+    assert load(cfg(source=tmp_path), "train", limit=5).names == [f"{i}.png" for i in (0, 2, 4, 6, 8)]
+    assert load(cfg(source=tmp_path, max_train_pictures=3), "train").names == ["0.png", "3.png", "6.png"]
+    assert load(cfg(source=tmp_path, max_train_pictures=3), "train", limit=1).names == ["0.png"]
+    assert len(load(cfg(source=tmp_path, max_train_pictures=3), "test")) == 10
+    assert len(load(cfg(source=tmp_path, max_test_pictures=99), "test", limit=99)) == 10
+
+
+def test_one_picture_is_a_listing_for_detection_and_no_source(photos):
+    (name, opener), = folder.list_pictures(photos / "a.jpg", "PHOTOS")
+    assert name == "a.jpg" and folder.open_upright(opener()).size == (48, 24)
+    with pytest.raises(UserError, match="source: .* is one picture; it should be a folder or zip"):
+        load(cfg(source=photos / "a.jpg"), "train")
+
+
+def test_a_relative_source_is_looked_for_here_then_in_the_project(photos, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(config, "ROOT", tmp_path)
+    assert len(load(cfg(source="photos"), "train")) == 7
+    (elsewhere / "photos").mkdir()
+    (elsewhere / "photos" / "one.png").write_bytes(encoded(halves()))
+    assert load(cfg(source="photos"), "train").names == ["one.png"]
+
+
+def test_what_is_wrong_with_a_source_is_said(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged.zip").write_bytes(b"PK\3\4 and no more")
+    (tmp_path / "words.txt").write_text("no pictures")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.jpg").write_bytes(b"")
+    wrong = {None: "source: is not set; name a folder or zip of pictures, e.g. -p source photos/",
+             "nowhere": "source: there is no .*nowhere; name a folder or zip",
+             "empty": r"source: .*empty holds no pictures; looked for \.jpg, \.jpeg.* in any letter case",
+             "damaged.zip": "source: .*damaged.zip cannot be opened as a zip: .*damaged or incomplete",
+             "words.txt": "source: .*words.txt is neither a folder nor a zip of pictures",
+             "bad": "source: none of 1 pictures can be read; a.jpg: the file is empty."}
+    for name, message in wrong.items():
+        with pytest.raises(UserError, match=message):
+            load(cfg(source=name and tmp_path / name), "train")
+    with pytest.raises(UserError, match="PHOTOS: there is no .*nowhere"):
+        folder.list_pictures(tmp_path / "nowhere", "PHOTOS")
+
+
+def test_reading_a_large_folder_prints_its_progress(photos, monkeypatch, capsys):
+    monkeypatch.setattr(folder, "PROGRESS_EVERY_S", -1)
+    load(cfg(source=photos), "train")
+    assert "read 7 of 7 pictures in 0 s" in capsys.readouterr().out
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="split is 'val'; allowed: train, test"):
+        load(cfg(), "val")
+
+
+# --- faces ---
+
+HEADER = ",".join(["file", "split", *lfw.COLUMNS])
+FACES = [HEADER, "images/A.jpg,train,0,0,127,0,63.5,63.5,0,127,127,127",
+         "images/B.jpg,test,10,20,30,40,50,60,,,90,100", "images/C.jpg,train,1,1,1,1,1,1,1,1,1,1"]
+
+
+def faces(path, lines=FACES, names="ABC", sizes=((128, 128),) * 3):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, size in zip(names, sizes, strict=False):
+            archive.writestr(f"images/{name}.jpg", encoded(halves(size=size), "JPEG"))
+        archive.writestr("landmarks.csv", "\n".join(lines))
+    return path
+
+
+def test_landmarks_of_faces_put_the_outer_pixels_at_one(tmp_path):
+    source = faces(tmp_path / "lfw.zip")
+    train, test = (load(cfg("lfw", source), split) for split in ("train", "test"))
+    assert train.names == ["images/A.jpg", "images/C.jpg"] and test.names == ["images/B.jpg"]
+    assert train.landmark_names == lfw.LANDMARKS and train.eyes == (0, 1)
+    assert train.landmarks.dtype == torch.float32
+    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [0.0, 0.0], [-1.0, 1.0], [1.0, 1.0]])
+    assert torch.equal(train.landmarks[0], corners)
+    assert test.landmarks[0, 0].tolist() == pytest.approx([2 * 10 / 127 - 1, 2 * 20 / 127 - 1])
+    assert test.landmarks[0, 3].isnan().all() and not test.landmarks[0, 4].isnan().any()
+    assert load(cfg("lfw", source), "train", limit=1).names == ["images/A.jpg"]
+    assert load(cfg("lfw", source, max_train_pictures=1), "train").landmarks.shape == (1, 5, 2)
+
+
+def test_faces_unpacked_are_read_like_the_zip(tmp_path):
+    source = faces(tmp_path / "lfw.zip")
+    with zipfile.ZipFile(source) as archive:
+        archive.extractall(tmp_path / "lfw")
+    a, b = load(cfg("lfw", source), "train"), load(cfg("lfw", tmp_path / "lfw"), "train")
+    assert torch.equal(a.images, b.images) and torch.equal(a.landmarks, b.landmarks)
+
+
+def test_landmarks_follow_the_size_of_the_picture_and_the_crop(tmp_path):
+    lines = [HEADER, "images/A.jpg,train,0,0,40,20,20,10,10,0,30,20"]
+    source = faces(tmp_path / "lfw.zip", lines, sizes=((41, 21),) * 3)
+    squeezed = load(cfg("lfw", source), "train").landmarks[0]
+    assert squeezed.tolist() == [[-1, -1], [1, 1], [0, 0], [-0.5, -1], [0.5, 1]]
+    cropped = load(cfg("lfw", source, crop="center"), "train").landmarks[0]
+    assert cropped.tolist() == [[-2, -1], [2, 1], [0, 0], [-1, -1], [1, 1]]
+
+
+def test_landmarks_stay_with_their_pictures_when_one_is_unreadable(tmp_path):
+    source = tmp_path / "lfw.zip"
+    with zipfile.ZipFile(faces(source, names="BC"), "a") as archive:
+        archive.writestr("images/A.jpg", b"")
+    pictures = load(cfg("lfw", source), "train")
+    assert pictures.names == ["images/C.jpg"] and pictures.skipped == [("images/A.jpg", "the file is empty")]
+    assert pictures.landmarks[0, 0].tolist() == pytest.approx([2 / 127 - 1] * 2)
+
+
+@pytest.mark.parametrize(("lines", "names", "message"), [
+    (FACES, "AB", r"lacks 1 of the 3 pictures in landmarks\.csv, the first is images/C\.jpg"),
+    (["file,nose_x", "images/A.jpg,1"], "ABC", r"landmarks\.csv of .* lacks the columns split, left_eye_x, "),
+    ([], "ABC", "lacks the columns file, split"),
+    ([HEADER, FACES[1].replace("63.5", "x", 1)], "ABC", "line 2: could not convert string to float: 'x'"),
+    ([HEADER, FACES[2]], "ABC", "has no line with split train"),
+])
+def test_what_is_wrong_with_the_table_of_faces_is_said(tmp_path, lines, names, message):
+    with pytest.raises(UserError, match="^source: .*" + message):
+        load(cfg("lfw", faces(tmp_path / "lfw.zip", lines, names)), "train")
+
+
+def test_faces_without_a_source_or_a_table_say_what_is_wanted(tmp_path, photos):
+    with pytest.raises(UserError, match=r"source: is not set; name lfw.zip or the folder.*-p source lfw.zip"):
+        load(cfg("lfw"), "train")
+    with pytest.raises(UserError, match=r"holds no landmarks.csv; name lfw.zip"):
+        load(cfg("lfw", photos), "train")
+
+
+# --- creatures and parameters ---
+
+
+def test_creatures_come_with_labels_and_keypoints_and_stay_the_same():
+    few = load(cfg("creatures"), "test", limit=3)
+    assert few.images.shape == (3, 3, 32, 32) and few.labels.shape == (3, 32, 32)
+    assert few.landmarks.shape == (3, len(few.landmark_names), 2) and len(few) == 3
+    more = load(cfg("creatures", max_test_pictures=4), "test")
+    assert len(more) == 4 and torch.equal(more.images[:3], few.images)
+    assert not torch.equal(load(cfg("creatures"), "train", limit=3).images, few.images)
+
+
+def test_the_parameter_files_name_their_reader():
+    assert config.load("folder").reader == "folder" and config.load("lfw").reader == "lfw"
