@@ -24,6 +24,7 @@ MASK_CHANNELS = {4: [512, 64, 64, 64], 6: [512, 64, 64, 64, 64, 64]}
 
 class DataConfig(BaseModel):
     dataset: str  # a file params/<dataset>.yaml; also the folder under outputs/
+    preset: str | None = None  # a file params/presets/<preset>.yaml read after the data set's
     reader: Literal["creatures", "folder", "lfw"]  # which file of ganseg/datasets reads it
     source: str | None = None  # folder or zip of the pictures
     image_size: Annotated[int, Field(ge=32)] = 128  # H = W in pixels, a power of two
@@ -88,7 +89,12 @@ class DistillConfig(BaseModel):
     lr_segmenter: Positive = 3.0e-4
 
 
-class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig):
+class EvaluateConfig(BaseModel):
+    fit_pictures: Count | None = None  # training pictures that fit regressions and matching; None: all
+    untrained_control: bool = False  # distil an untrained generator alike, and evaluate it too
+
+
+class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig):
     """A run's settings. Lists left out are filled in, so that a saved config says everything."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -107,7 +113,8 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig):
         self.channels = self.channels or CHANNELS.get(n)
         self.mask_channels = self.mask_channels or MASK_CHANNELS.get(n)
         n_down = S.bit_length() - 2
-        self.discriminator_channels = self.discriminator_channels or ([64, 128, 256] + [512] * n_down)[:n_down]
+        default = ([64, 128, 256] + [512] * n_down)[:n_down]
+        self.discriminator_channels = self.discriminator_channels or default
         for field, length in [("channels", n + 1), ("mask_channels", n), ("discriminator_channels", n_down)]:
             value = getattr(self, field)
             if value is None or len(value) != length:
@@ -122,7 +129,7 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig):
         r = self.resolutions
         steps_fit = all(b in (a, 2 * a) for a, b in zip(r, r[1:], strict=False))
         if not r or r[-1] != self.image_size or not steps_fit or r[0] < 2:
-            raise _wrong("resolutions", r, f"a list that ends in {self.image_size}, each equal to or twice the last")
+            raise _wrong("resolutions", r, f"a list that ends in {self.image_size}, each the last or twice it")
 
     def _check_heatmap(self):
         if self.heatmap == "fixed" and self.fixed_sigma2 is None:
@@ -133,20 +140,23 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig):
 
 
 # Settings that may differ when a run is opened again: how long, where and how often, not what.
-FREE = {"max_steps", "device", "source", "log_every_steps", "sample_every_steps", "save_every_steps",
-        "keep_checkpoints"}
+FREE = {"max_steps", "device", "source", "log_every_steps", "sample_every_steps", "save_every_steps"}
+FREE |= {"keep_checkpoints", "max_test_pictures", *EvaluateConfig.model_fields}
 DISTILL = set(DistillConfig.model_fields)
 
 
-def load(dataset, **overrides):
+def load(dataset, preset=None, **overrides):
     """The config of a data set.
 
     dataset    the name of a file params/<dataset>.yaml
+    preset     the name of a file params/presets/<preset>.yaml, which goes over the data set's, or None
     overrides  field = value; None keeps what the file or the default says
     Raises UserError, with field, value and what is allowed, for anything that cannot be.
     """
-    values = _read_yaml(_params_file(dataset))
-    return check({**values, "dataset": dataset, **{k: v for k, v in overrides.items() if v is not None}})
+    values = {**_read_yaml(_params_file("dataset", dataset)), "dataset": dataset}
+    if preset is not None:
+        values |= {**_read_yaml(_params_file("preset", preset)), "preset": preset}
+    return check({**values, **{k: v for k, v in overrides.items() if v is not None}})
 
 
 def check(values):
@@ -168,6 +178,11 @@ def datasets():
     return sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
 
 
+def presets():
+    """Names of the presets."""
+    return sorted(path.stem for path in (ROOT / "params" / "presets").glob("*.yaml"))
+
+
 def nearest(name, known):
     """' (did you mean x?)' or ''."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
@@ -186,18 +201,19 @@ def read(path):
 
 def write(cfg, path, made_with):
     """Save a config with what it was made with (commit, versions, device)."""
-    text = yaml.safe_dump({**cfg.model_dump(), "made_with": made_with}, sort_keys=False, default_flow_style=None)
+    values = {**cfg.model_dump(), "made_with": made_with}
+    text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
     partial = Path(path).with_suffix(".partial")
     partial.write_text(text)
     partial.replace(path)
 
 
-def _params_file(dataset):
-    path = ROOT / "params" / f"{dataset}.yaml"
-    if dataset not in datasets():
-        known = ", ".join(datasets()) or f"none: no folder {ROOT / 'params'}; work in a clone of the project"
-        raise UserError(f"dataset: there is no {dataset!r}{nearest(dataset, datasets())}; known are {known}.")
-    return path
+def _params_file(kind, name):
+    folder, known = {"dataset": ("params", datasets()), "preset": ("params/presets", presets())}[kind]
+    if name not in known:
+        listing = ", ".join(known) or f"none, for there is no {ROOT / folder}; work in a clone of the project"
+        raise UserError(f"{kind}: there is no {name!r}{nearest(name, known)}; known are {listing}.")
+    return ROOT / folder / f"{name}.yaml"
 
 
 def _read_yaml(path):

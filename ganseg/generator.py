@@ -7,8 +7,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganseg import geometry
-from ganseg.layers import AdainBlock, PositionalEmbedding, SpadeBlock, conv3x3, crop, kaiming, mlp, upsample
-from ganseg.layers import SLOPE
+from ganseg.layers import (
+    SLOPE,
+    AdainBlock,
+    PositionalEmbedding,
+    SpadeBlock,
+    conv3x3,
+    crop,
+    kaiming,
+    mlp,
+    upsample,
+)
 
 
 class Latents(NamedTuple):

@@ -83,3 +83,8 @@ def samples_sheet(generated, n_columns=10):
 
 def save(sheet, path):
     Image.fromarray(sheet).save(path)
+
+
+def load(path):
+    """A picture file as (H, W, 3) uint8."""
+    return np.asarray(Image.open(path).convert("RGB"))

@@ -40,11 +40,11 @@ def open_run(dataset, name, needs=None, **overrides):
         if needs is None:
             return Run(folder, fresh)
         if dataset != "tiny":
-            raise _missing(folder, needs)
+            raise missing(folder, needs)
         _adopt_shipped(folder, fresh, needs)
     run = Run(folder, _reopened(folder, overrides))
     if needs and run.newest(needs) is None:
-        raise _missing(folder, needs)
+        raise missing(folder, needs)
     return run
 
 
@@ -164,7 +164,8 @@ def _reopened(folder, overrides):
     return config.check({**saved.model_dump(), **overrides})
 
 
-def _missing(folder, needs):
+def missing(folder, needs):
+    """The UserError for a run without a checkpoint, naming the command that makes it."""
     stage = STAGES[needs]
     command = Run(folder, None).command(stage)
     return UserError(f"run: {folder.parent.name}/{folder.name} has no trained {needs}; make it with: {command}")

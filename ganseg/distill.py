@@ -1,0 +1,78 @@
+"""Distillation: a segmenter learns from endless generated (image, label) pairs. Runs without notebooks too."""
+
+import torch
+
+from ganseg import losses, sampling, segmenter
+from ganseg.loop import Loop
+from ganseg.sampling import rng
+
+
+def distill(run, control=False):
+    """Train the run's segmenter up to cfg.distill_steps, from its newest checkpoint where there is one.
+
+    run      from runs.open_run(..., needs="gan")
+    control  pairs from an untrained generator instead: what the segmenter would learn without the GAN
+    Each pair is made for its step and forgotten, so memory does not depend on their number.
+    Yields one record (dict) per log line, as ganseg.train.train does.
+    """
+    cfg = run.cfg
+    device = sampling.choose_device(cfg.device)
+    run.start(device)
+    stage, weights = ("control", "untrained") if control else ("distill", cfg.distill_generator)
+    name = "control" if control else "segmenter"
+    G = sampling.load_generator(run, weights, device).requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        S = segmenter.build(cfg).to(device, memory_format=sampling.memory_format(cfg))
+    optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
+    parts = {"segmenter": S, "optimizer": optimizer}
+    facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights}
+    loop = Loop(run, stage, name, parts, cfg.distill_steps, **facts)
+    S.train()
+
+    for step in loop.steps():
+        images, labels = generate_pairs(G, cfg, step)
+        torch.manual_seed(cfg.seed * 1_000_003 + step)  # DeepLab's dropout
+        with sampling.autocast(cfg, device):
+            logits = S(images)
+        loss = losses.segmentation_loss(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loop.add(segmentation_loss=loss, pixel_accuracy=(logits.argmax(dim=1) == labels).float().mean())
+
+        if loop.due("log") or loop.due("save"):
+            loop.check_finite()
+        if loop.due("log"):
+            record = loop.log()
+        if loop.due("save"):
+            loop.save()
+        if loop.due("log"):
+            yield record
+
+
+def distill_all(run):
+    """Distil the run's generator and, where the config asks for the control, an untrained one."""
+    yield from distill(run)
+    if run.cfg.untrained_control:
+        print("Control: the same distillation from an untrained generator")
+        yield from distill(run, control=True)
+
+
+@torch.no_grad()
+def generate_pairs(G, cfg, step):
+    """The pairs of one step: images (B, 3, H, W) in [-1, 1] and labels (B, H, W), the argmax of the masks."""
+    latents = G.sample_latents(cfg.distill_batch_size, rng(cfg.seed, "distill", step))
+    with sampling.autocast(cfg, latents.points.device):
+        generated = G(latents)
+    return generated.image, generated.masks.argmax(dim=1)
+
+
+def main(argv=None):
+    from ganseg import cli
+
+    cli.run_stage("distill", argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What the two training loops share: resuming, values between log lines, the clock, checkpoints."""
+
+import time
+
+import torch
+
+from ganseg import runs
+from ganseg.errors import UserError
+
+
+class Loop:
+    """Steps of one stage of a run, from its newest checkpoint on.
+
+    run        an opened and started run
+    stage      under which values are logged: train, distill or control
+    name       of the checkpoints: gan, segmenter or control
+    parts      name -> network or optimiser: what a checkpoint holds
+    max_steps  where the stage ends
+    facts      plain values kept in each checkpoint
+    """
+
+    def __init__(self, run, stage, name, parts, max_steps, **facts):
+        self.run, self.stage, self.name, self.parts, self.max_steps = run, stage, name, parts, max_steps
+        self.facts = facts
+        self.done, self.window = 0, {}  # steps done; name -> {step: value} since the last log line
+        self._resume()
+        self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
+        self.start = self.last = time.monotonic()
+        self.last_done = self.done
+
+    def _resume(self):
+        state = self.run.load(self.name) or {"step": 0}
+        self.done = state["step"]
+        self.run.rewind({self.stage, f"{self.stage}_samples"}, self.done)
+        self.window = state.get("window", {})
+        for name, part in self.parts.items():
+            if name in state:  # released weights come without optimisers
+                runs.load_weights(part, state[name], self.run.newest(self.name))
+
+    def steps(self):
+        """Step numbers still to do; a step counts as done once its body starts to log, sample or save."""
+        for step in range(self.done, self.max_steps):
+            self.done = step + 1
+            yield step
+
+    def add(self, **values):
+        """Keep scalars (tensors) of this step for the next log line."""
+        for name, value in values.items():
+            self.window.setdefault(name, {})[self.done] = value.detach()
+
+    def due(self, kind):
+        """Whether this step is to log, sample or save; the last step does all of them."""
+        every = getattr(self.run.cfg, f"{kind}_every_steps")
+        return self.done % every == 0 or self.done == self.max_steps
+
+    def log(self):
+        """Write the means since the last log line to metrics.jsonl; returns the record."""
+        means = {name: torch.stack(list(values.values())).mean().item() for name, values in self.window.items()}
+        self.window = {}
+        now = time.monotonic()
+        rate = (self.done - self.last_done) / max(now - self.last, 1e-9)
+        self.last, self.last_done = now, self.done
+        left_s = (self.max_steps - self.done) / rate
+        spent_s = self.spent_s + now - self.start
+        times = {"time_s": round(spent_s, 3), "steps_per_s": round(rate, 4), "left_s": round(left_s, 1)}
+        return self.run.log(self.stage, self.done, **means, **times)
+
+    def save(self):
+        """Write a checkpoint of the parts and of the values not yet logged."""
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        self.run.save(self.name, self.done, {**state, "window": self.window, **self.facts})
+
+    def check_finite(self):
+        """Raise UserError naming the first step whose loss is not finite, and the last good checkpoint."""
+        for name, values in self.window.items():
+            for step, value in values.items():
+                if not value.isfinite():
+                    raise self._not_finite(f"the {name} at step {step}")
+        networks = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
+        if not all(p.isfinite().all() for network in networks for p in network.parameters()):
+            raise self._not_finite(f"a weight after step {self.done}")
+
+    def _not_finite(self, what):
+        return UserError(
+            f"{self.run.label}: {what} is not finite, training stopped; the last good checkpoint is "
+            f"{self.run.newest(self.name) or 'none'}. Try a lower learning rate or another seed."
+        )
+
+
+def progress(record, max_steps):
+    """A log record as one line for people."""
+    left = time.strftime("%H:%M:%S", time.gmtime(record["left_s"]))
+    values = {k: v for k, v in record.items() if k.endswith(("loss", "penalty", "accuracy"))}
+    numbers = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
+    return f"step {record['step']}/{max_steps}  {record['steps_per_s']:.2f} steps/s  {left} left  {numbers}"
