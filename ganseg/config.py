@@ -17,9 +17,11 @@ Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-# Channels of the released models: foreground and background, then masks, by number of blocks.
-CHANNELS = {4: [512, 256, 128, 64, 64], 6: [512, 256, 256, 128, 128, 64, 64]}
-MASK_CHANNELS = {4: [512, 64, 64, 64], 6: [512, 64, 64, 64, 64, 64]}
+# By number of blocks: resolutions as fractions of the image size, channels of foreground and background,
+# and inputs of the mask blocks. 4 and 6 are the released models.
+RESOLUTIONS = {3: [4, 2, 1], 4: [4, 4, 2, 1], 6: [4, 4, 2, 2, 1, 1]}
+CHANNELS = {3: [512, 256, 128, 64], 4: [512, 256, 128, 64, 64], 6: [512, 256, 256, 128, 128, 64, 64]}
+MASK_CHANNELS = {3: [512, 256, 128, 64], 4: [512, 64, 64, 64], 6: [512, 64, 64, 64, 64, 64]}
 
 
 class DataConfig(BaseModel):
@@ -47,12 +49,12 @@ class ModelConfig(BaseModel):
     point_divisor: Positive = 20.0  # tanh(x / 20) keeps the first points near the middle
     background_position: Literal["horizontal", "free"] = "horizontal"  # horizontal: vertical part is 0
     margin: Annotated[int, Field(ge=0)] = 10  # pixels on each side of every feature map (S, section E)
-    n_blocks: Literal[4, 6] = 4  # picks the lists below where they are not given
+    n_blocks: Literal[3, 4, 6] = 4  # picks the lists below where they are not given
     resolutions: list[Count] | None = None  # one per block
     channels: list[Count] | None = None  # foreground and background, in and out: one more than blocks
     mask_channels: list[Count] | None = None  # inputs of the mask blocks; K + 1 come out of the last
     rgb_head: Literal["two_conv3x3", "conv1x1"] = "two_conv3x3"  # conv1x1: released Flowers model
-    discriminator_channels: list[Count] | None = None  # log2(image_size) - 1 of them
+    discriminator_channels: list[Count] | None = None  # log2(image_size) - 1 blocks; the last is repeated
 
 
 class TrainConfig(BaseModel):
@@ -73,6 +75,7 @@ class TrainConfig(BaseModel):
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast
     channels_last: bool = False
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    max_minutes: Positive | None = None  # stop after so long; the same command goes on
     log_every_steps: Count = 50
     sample_every_steps: Count = 500
     save_every_steps: Count = 500
@@ -105,20 +108,18 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
         if S & (S - 1):
             raise _wrong("image_size", S, "a power of two: 32, 64, 128, 256, ...")
         if self.resolutions is None:
-            self.resolutions = [S // 4, S // 4, S // 2, S]
-            if self.n_blocks == 6:
-                self.resolutions = [S // 4, S // 4, S // 2, S // 2, S, S]
+            self.resolutions = [S // fraction for fraction in RESOLUTIONS[self.n_blocks]]
         self._check_resolutions()
         n = len(self.resolutions)
         self.channels = self.channels or CHANNELS.get(n)
         self.mask_channels = self.mask_channels or MASK_CHANNELS.get(n)
         n_down = S.bit_length() - 2
-        default = ([64, 128, 256] + [512] * n_down)[:n_down]
-        self.discriminator_channels = self.discriminator_channels or default
-        for field, length in [("channels", n + 1), ("mask_channels", n), ("discriminator_channels", n_down)]:
+        down = self.discriminator_channels or [64, 128, 256, 512]
+        self.discriminator_channels = (down + down[-1:] * n_down)[:n_down]
+        for field, length in [("channels", n + 1), ("mask_channels", n)]:
             value = getattr(self, field)
             if value is None or len(value) != length:
-                raise _wrong(field, value, f"a list of {length} numbers ({n} blocks, {S} pixels)")
+                raise _wrong(field, value, f"a list of {length} numbers for {n} blocks")
         for field in ("channels", "mask_channels"):
             if getattr(self, field)[0] % 2:
                 raise _wrong(field, getattr(self, field), "an even first number (sines and cosines)")
@@ -140,7 +141,7 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
 
 
 # Settings that may differ when a run is opened again: how long, where and how often, not what.
-FREE = {"max_steps", "device", "source", "log_every_steps", "sample_every_steps", "save_every_steps"}
+FREE = {"max_steps", "max_minutes", "device", "source", "log_every_steps", "sample_every_steps", "save_every_steps"}
 FREE |= {"keep_checkpoints", "max_test_pictures", *EvaluateConfig.model_fields}
 DISTILL = set(DistillConfig.model_fields)
 

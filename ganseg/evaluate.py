@@ -2,7 +2,7 @@
 
 import torch
 
-from ganseg import datasets, metrics, pictures, runs, sampling, segmenter
+from ganseg import datasets, metrics, pictures, sampling, segmenter
 from ganseg.geometry import soft_centroids
 
 N_SAMPLES, N_DETECTIONS = 90, 120
@@ -23,11 +23,11 @@ def evaluate(run):
     generated = sampling.sample(sampling.load_generator(run, cfg.distill_generator, device), N_SAMPLES, cfg.seed)
     pictures.save(pictures.samples_sheet(generated), run.folder / "figures" / "samples.png")
 
-    S, state = load_segmenter(run, "segmenter", device)
+    S, state = segmenter.load(run, device=device), run.load("segmenter")
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
     _save_detections(run, test, labels)
     if run.newest("control"):
-        control, _, _ = _measure(load_segmenter(run, "control", device)[0], cfg, test, fit, None)
+        control, _, _ = _measure(segmenter.load(run, "control", device), cfg, test, fit, None)
         values |= {f"untrained_{name}": value for name, value in control.items()}
     notes = {
         "GAN steps": run.load("gan")["step"],
@@ -39,13 +39,6 @@ def evaluate(run):
         "seed": cfg.seed,
     }
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes)
-
-
-def load_segmenter(run, name="segmenter", device="cpu"):
-    """The newest segmenter (or control) of a run in evaluation mode, and its checkpoint's dict."""
-    state = run.load(name)
-    S = segmenter.build(run.cfg.model_copy(update={"backbone_weights": "none"}))
-    return runs.load_weights(S, state["segmenter"], run.newest(name)).to(device).eval(), state
 
 
 @torch.no_grad()

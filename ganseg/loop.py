@@ -27,6 +27,7 @@ class Loop:
         self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
         self.start = self.last = time.monotonic()
         self.last_done = self.done
+        self.time_is_up = False
 
     def _resume(self):
         state = self.run.load(self.name) or {"step": 0}
@@ -38,10 +39,15 @@ class Loop:
                 runs.load_weights(part, state[name], self.run.newest(self.name))
 
     def steps(self):
-        """Step numbers still to do; a step counts as done once its body starts to log, sample or save."""
+        """Step numbers still to do, until max_steps or until max_minutes have passed."""
         for step in range(self.done, self.max_steps):
             self.done = step + 1
+            minutes = (time.monotonic() - self.start) / 60
+            self.time_is_up = minutes > (self.run.cfg.max_minutes or float("inf"))
             yield step
+            if self.time_is_up:
+                print(f"max_minutes passed at step {self.done}; the same command goes on from there.", flush=True)
+                return
 
     def add(self, **values):
         """Keep scalars (tensors) of this step for the next log line."""
@@ -51,7 +57,7 @@ class Loop:
     def due(self, kind):
         """Whether this step is to log, sample or save; the last step does all of them."""
         every = getattr(self.run.cfg, f"{kind}_every_steps")
-        return self.done % every == 0 or self.done == self.max_steps
+        return self.done % every == 0 or self.done == self.max_steps or (kind == "save" and self.time_is_up)
 
     def log(self):
         """Write the means since the last log line to metrics.jsonl; returns the record."""

@@ -45,8 +45,11 @@ def area_loss(masks, target_area):
 
     masks        (B, K, H, W) in [0, 1], no background
     target_area  (B, K) in pixels^2
+    Raises ValueError when K differs.
     Source: GANSeg, area loss.
     """
+    if masks.shape[:2] != target_area.shape:
+        raise ValueError(f"masks {tuple(masks.shape)} and areas {tuple(target_area.shape)} differ in B or K")
     return F.relu(target_area - masks.sum(dim=(2, 3))).sum(dim=1).mean()
 
 

@@ -79,9 +79,10 @@ def load_segmenter(checkpoint, n_parts):
     return runs.load_weights(DeepLab(n_parts), state["detector"], source)
 
 
-def make_run(checkpoint, dataset, name, parameters=None, segmenter=None, **overrides):
+def make_run(checkpoint, parameters, dataset, name, segmenter=None, **overrides):
     """A run folder around released weights, for distill, evaluate and segment.
 
+    checkpoint, parameters  as of load_generator
     dataset, name  as everywhere: outputs/<dataset>/<name>
     segmenter      path of the released segmenter, or None to distil one's own
     overrides      config fields such as source
@@ -150,7 +151,8 @@ def _config(state, parameters):
         last = state[f"spade_blocks.{n - 1}.conv2.weight"].shape[0]
     except KeyError as error:
         raise UserError(f"checkpoint: its generator has no weight {error} for {n} blocks.") from None
-    lists = {"resolutions": resolutions, "channels": [*inputs, last], "mask_channels": mask_inputs}
+    n_blocks = n if n in config.RESOLUTIONS else 4
+    lists = {"n_blocks": n_blocks, "resolutions": resolutions, "channels": [*inputs, last], "mask_channels": mask_inputs}
     return config.check({**_plain(parameters), **lists})
 
 

@@ -9,7 +9,7 @@ from ganseg import pictures
 QUANTITIES = ("loss", "penalty", "accuracy")  # how the names of what training logs end
 N_COLUMNS = 3
 ROW_PX = 200  # height of one row of curves
-BACKGROUND = "#DDDDDD"
+CURVE, BACKGROUND = "#0072B2", "#DDDDDD"
 
 
 def training_curves(records, title):
@@ -27,7 +27,7 @@ def training_curves(records, title):
     )
     for i, name in enumerate(names):
         cell = {"row": i // N_COLUMNS + 1, "col": i % N_COLUMNS + 1}
-        figure.add_trace(_line([r for r in records if name in r], name, line_color=pictures.FIRST[4]), **cell)
+        figure.add_trace(_line([r for r in records if name in r], name, name=name, line_color=CURVE), **cell)
         if i + N_COLUMNS >= len(names):  # nothing below it
             figure.update_xaxes(title_text="step", showticklabels=True, **cell)
     figure.update_layout(showlegend=False, height=110 + ROW_PX * n_rows)
@@ -63,8 +63,8 @@ def picture(sheet, title):
 
 def _line(records, quantity, **style):
     """One quantity over the steps; a single record shows as a dot."""
-    values = {"x": [r["step"] for r in records], "y": [r[quantity] for r in records]}
-    return go.Scatter(**{"name": quantity, **values, "mode": "lines" if len(records) > 1 else "markers", **style})
+    x, y = [r["step"] for r in records], [r[quantity] for r in records]
+    return go.Scatter(x=x, y=y, mode="lines" if len(records) > 1 else "markers", **style)
 
 
 def _styled(figure, title):

@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import torch
@@ -51,15 +52,18 @@ def open_run(dataset, name, needs=None, **overrides):
 def find(name):
     """The run called NAME, DATASET/NAME or by its folder; UserError where none or several are."""
     direct = [path for path in (Path(name), outputs_root() / name) if (path / "config.yaml").exists()]
-    matches = direct[:1] or sorted(path.parent for path in outputs_root().glob(f"*/{Path(name).name}/config.yaml"))
+    of_any_dataset = outputs_root().glob(f"*/{name}/config.yaml") if Path(name).name == name else []
+    matches = direct[:1] or sorted(path.parent for path in of_any_dataset)
     if len(matches) == 1:
         return Run(matches[0], config.read(matches[0] / "config.yaml"))
     if matches:
         several = ", ".join(f"{path.parent.name}/{path.name}" for path in matches)
         raise UserError(f"run: {name!r} could be {several}; name one of them.")
-    known = [f"{path.parent.parent.name}/{path.parent.name}" for path in outputs_root().glob("*/*/config.yaml")]
-    listing = f"known are {', '.join(sorted(known))}" if known else "make one with: ganseg train"
-    raise UserError(f"run: there is no {name!r} under {outputs_root()}{config.nearest(name, known)}; {listing}.")
+    folders = sorted(path.parent for path in outputs_root().glob("*/*/config.yaml"))
+    known = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    hint = config.nearest(name, known if "/" in name else [folder.name for folder in folders])
+    listing = f"known are {', '.join(known)}" if known else "make one with: ganseg train"
+    raise UserError(f"run: there is no {name!r} under {outputs_root()}{hint}; {listing}.")
 
 
 class Run:
@@ -132,12 +136,17 @@ class Run:
 def load_checkpoint(path):
     """A checkpoint's dict of tensors and plain values; never runs code that a file may hold."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint.") from None
     except Exception as error:  # torch.load raises whatever the damage leads to
-        reason = "holds more than tensors and plain values" if "weights_only" in str(error).lower() else "is damaged"
+        reason = "is damaged or not a checkpoint"
+        if "Unsupported global" in str(error):
+            reason = "holds more than tensors and plain values"
         raise UserError(f"{path}: cannot be loaded, it {reason}; name an intact checkpoint.") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__} instead of named weights; name a checkpoint.")
+    return state
 
 
 def load_weights(module, state, source):
@@ -146,7 +155,8 @@ def load_weights(module, state, source):
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         first = " ".join(str(error).split("\n\t")[1:2]) or str(error)
-        raise UserError(f"{source}: its weights do not fit this configuration: {first.strip()}") from None
+        first = textwrap.shorten(first, 200, placeholder=" ...")  # of what may be hundreds of names
+        raise UserError(f"{source}: its weights do not fit this configuration: {first}") from None
     return module
 
 

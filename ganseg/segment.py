@@ -4,9 +4,7 @@ import csv
 import io
 import itertools
 import time
-import warnings
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,68 +15,173 @@ from ganseg import pictures, runs, sampling, segmenter
 from ganseg.datasets import folder
 from ganseg.errors import UserError
 
-BAND_PX = 2**20  # photos are enlarged and painted in bands of rows: one of 50 megapixels would take gigabytes
+BAND_PX = 2**20  # photos are labelled in bands of rows: the logits of 50 megapixels would take gigabytes
 COLUMNS = ["photo", "part", "area_px", "area_share", "centroid_x_px", "centroid_y_px"]
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-
-
-class Segmented(NamedTuple):
-    """What segment_photos did."""
-
-    names: list[str]  # of the photos that were segmented
-    skipped: list[tuple[str, str]]  # (name, reason) of those that cannot be read
-    table: Path  # parts.csv
 
 
 def load(run, device="auto"):
-    """The newest segmenter of a run, named by its folder, DATASET/NAME or NAME.
+    """The newest segmenter of a run, named by its folder, DATASET/NAME or NAME, as a PhotoSegmenter.
 
-    Returns a PhotoSegmenter. Raises UserError where there is no such run or it has no segmenter.
+    Raises UserError where there is no such run or it has no segmenter.
     """
     run = runs.find(str(run))
-    path = run.newest("segmenter")
-    if path is None:
-        raise runs.missing(run.folder, "segmenter")
-    cfg = run.cfg.model_copy(update={"backbone_weights": "none"})  # the checkpoint holds the backbone
-    network = runs.load_weights(segmenter.build(cfg), runs.load_checkpoint(path).get("segmenter"), path)
-    return PhotoSegmenter(cfg, network, sampling.choose_device(device))
+    device = sampling.choose_device(device)
+    return PhotoSegmenter(run.cfg, segmenter.load(run, device=device), device)
 
 
 class PhotoSegmenter:
     """A trained segmenter for photos of any size; `cfg` is its run's config."""
 
     def __init__(self, cfg, network, device):
-        self.cfg, self.device = cfg, device
-        self.network = network.to(device).eval()
+        self.cfg, self.device, self.network = cfg, device, network
 
     def segment(self, photo):
-        """The parts of one photo.
+        """The parts of one photo: a path, bytes of a file, or a PIL image (not turned by its EXIF).
 
-        photo  path, bytes of a file, or PIL image; a PIL image is taken as it is, not turned by its EXIF
         Returns uint8 (H, W) at the photo's own upright size: 0 background, parts 1..K. With crop "center"
-        all outside the middle square is background.
-        Raises UserError with the reason when it cannot be read.
+        all outside the middle square is background. Raises UserError when it cannot be read.
         """
-        data = _png(photo) if isinstance(photo, Image.Image) else photo
+        if isinstance(photo, Image.Image):
+            buffer = io.BytesIO()
+            photo.convert("RGB").save(buffer, "PNG", compress_level=0)
+            photo = buffer.getvalue()
         try:
-            size = folder.open_upright(data).size
-            square = folder.read_picture(data, self.cfg.image_size, self.cfg.crop)
+            return self.labels(self.logits(self.square(photo)[None])[0], folder.open_upright(photo).size)
         except ValueError as error:
-            raise UserError(f"photo: {'it' if data is not photo else photo!r:.200} cannot be read: {error}.") from None
-        return self.labels(self.logits(square[None])[0], *size)
+            raise UserError(f"photo: {repr(photo)[:200]} cannot be read: {error}.") from None
+
+    def square(self, source):
+        """A photo (path or bytes) as in training: (S, S, 3) uint8."""
+        return folder.read_picture(source, self.cfg.image_size, self.cfg.crop)
 
     @torch.inference_mode()
     def logits(self, squares):
-        """Squares as in training, (B, S, S, 3) uint8 -> logits (B, K + 1, S, S) on the CPU."""
-        images = torch.from_numpy(np.ascontiguousarray(squares)).to(self.device).permute(0, 3, 1, 2)
+        """(B, S, S, 3) uint8 -> (B, K + 1, S, S) on the CPU."""
+        images = torch.tensor(squares, device=self.device).permute(0, 3, 1, 2)
         return self.network(images.float() / 127.5 - 1).float().cpu()
 
-    def labels(self, logits, width, height):
-        """Logits of one square (K + 1, S, S) -> labels uint8 (height, width) of the photo it was made from."""
-        if self.cfg.crop == "squeeze":
-            return _enlarged_labels(logits, width, height)
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        labels = np.zeros((height, width), np.uint8)
-        labels[top : top + side, left : left + side] = _enlarged_labels(logits, side, side)
+    def labels(self, logits, size):
+        """Logits (K + 1, S, S) of a photo's square -> labels uint8 (H, W) of the photo of size (W, H)."""
+        W, H = size
+        w, h = size if self.cfg.crop == "squeeze" else (min(size), min(size))
+        left, top = (W - w) // 2, (H - h) // 2
+        labels = np.zeros((H, W), np.uint8)
+        labels[top : top + h, left : left + w] = _resized_labels(logits, w, h)
         return labels
+
+
+def segment_photos(paths, run, out, device="auto", batch_size=16):
+    """Segment many photos into a folder; the command `ganseg segment PHOTOS --run R --out DIR`.
+
+    paths       a folder, zip or photo, or a list of them; run and device as for load
+    out         folder for <name>_parts.png (pixel value = label), <name>_overlay.jpg and parts.csv (COLUMNS,
+                in pixels of the photo, (0, 0) upper left). Subfolders are kept. <name> is the photo's without
+                extension; where that is taken, with extension; where that is taken too, with a number.
+    batch_size  squares at a time; of the photos themselves one at a time is in memory
+    Returns [(name, reason)] of the photos that cannot be read. Raises UserError when none can.
+    """
+    model, out = load(run, device), Path(out).expanduser()
+    listing, skipped = _listing(paths, out), []
+    stems = _output_names([name for name, _ in listing])
+    out.mkdir(parents=True, exist_ok=True)
+    start = printed = time.monotonic()
+    partial = out / "parts.csv.partial"
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for i, photo, labels in _segmented(model, listing, batch_size, skipped):
+            _save(photo, labels, model.cfg.n_parts, out / stems[i])
+            table.writerows([listing[i][0], *row] for row in measure(labels, model.cfg.n_parts))
+            if time.monotonic() - printed > folder.PROGRESS_EVERY_S:
+                printed = time.monotonic()
+                print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
+    if len(skipped) == len(listing):
+        partial.unlink()
+        raise UserError("photos: none of {:,} can be read; {}: {}.".format(len(listing), *skipped[0]))
+    partial.replace(out / "parts.csv")
+    print(f"segmented {len(listing) - len(skipped):,} photos in {time.monotonic() - start:.0f} s: see {out}")
+    for name, reason in skipped:
+        print(f"left out, cannot be read: {name}: {reason}")
+    return skipped
+
+
+def measure(labels, n_parts):
+    """[part, area_px, area_share, x, y] of each part of labels (H, W); x and y are "" where it is absent."""
+    rows = []
+    for k in range(1, n_parts + 1):
+        is_part = labels == k
+        area = np.count_nonzero(is_part)
+        x, y = (is_part.sum(axis=i) @ np.arange(labels.shape[1 - i]) / max(area, 1) for i in (0, 1))
+        rows.append([k, area, f"{area / labels.size:.6f}", *([f"{x:.2f}", f"{y:.2f}"] if area else ["", ""])])
+    return rows
+
+
+def _resized_labels(logits, W, H):
+    """Argmax of logits (C, S, S) resized bilinearly: uint8 (H, W)."""
+    S = logits.shape[-1]
+    wide = F.interpolate(logits[None], size=(S, W), mode="bilinear", align_corners=False)[0]
+    y = ((torch.arange(H) + 0.5) * S / H - 0.5).clamp(0, S - 1)
+    above, below = y.floor().long(), y.ceil().long()
+    bands = torch.arange(H).split(max(1, BAND_PX // W))
+    # lerp of (C, rows, W) with weights (rows, 1)
+    labels = [torch.lerp(wide[:, above[i]], wide[:, below[i]], (y % 1)[i, None]).argmax(dim=0) for i in bands]
+    return torch.cat([band.byte() for band in labels]).numpy()
+
+
+def _listing(paths, out):
+    """(name, opener) of all photos; of several folders, the folder's own name comes first."""
+    paths = [Path(p).expanduser() for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    if out.is_file() or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
+        raise UserError(f"out: {out} is a file or among the photos; name another folder.")
+    prefixes = [f"{path.name}/" if len(paths) > 1 and path.is_dir() else "" for path in paths]
+    listings = [folder.list_pictures(path, called="photos") for path in paths]
+    pairs = zip(prefixes, listings, strict=True)
+    return [(prefix + name, opener) for prefix, listing in pairs for name, opener in listing]
+
+
+def _output_names(names):
+    """A path within the output folder for each photo, none twice, whatever a zip calls its members."""
+    taken, outputs = set(), []
+    for name in names:
+        parts = [part for part in PurePosixPath(name).parts if part.strip("/") not in ("", "..")]
+        path = PurePosixPath(*parts)
+        numbered = (f"{path}-{i}" for i in itertools.count(2))
+        candidates = itertools.chain([str(path.with_suffix("")), str(path)], numbered)
+        outputs.append(next(c for c in candidates if c.casefold() not in taken))  # a is A on a Mac
+        taken.add(outputs[-1].casefold())
+    return outputs
+
+
+def _segmented(model, listing, batch_size, skipped):
+    """(position, photo, labels) of the photos that can be read; the others go to `skipped`.
+
+    Of a batch only the squares are kept; each photo is decoded again, at its own size, when its turn comes.
+    """
+    for start in range(0, len(listing), batch_size):
+        batch = range(start, min(start + batch_size, len(listing)))
+        squares = {i: _read(listing[i], model.square, skipped) for i in batch}
+        squares = {i: square for i, square in squares.items() if square is not None}
+        if squares:
+            for i, logits in zip(squares, model.logits(np.stack(list(squares.values()))), strict=True):
+                photo = _read(listing[i], folder.open_upright, skipped)
+                if photo is not None:
+                    yield i, photo, model.labels(logits, photo.size)
+
+
+def _read(file, reader, skipped):
+    """What a reader makes of a (name, opener); None, and a line in `skipped`, where it cannot be read."""
+    name, opener = file
+    try:
+        return reader(opener())
+    except Exception as error:  # a damaged zip member or file raises nearly anything
+        skipped.append((name, " ".join(str(error).split()) or type(error).__name__))
+
+
+def _save(photo, labels, n_parts, stem):
+    """Write <stem>_parts.png and <stem>_overlay.jpg; Pillow blends large photos in less memory than numpy."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    parts = Image.fromarray(labels)
+    parts.putpalette([0, 0, 0, *pictures.part_colors(n_parts).ravel().tolist()])
+    parts.save(f"{stem}_parts.png")
+    painted = Image.blend(photo, parts.convert("RGB"), 0.6)
+    Image.composite(painted, photo, Image.fromarray(labels > 0)).save(f"{stem}_overlay.jpg", quality=90)

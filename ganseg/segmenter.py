@@ -17,6 +17,18 @@ def build(cfg):
     return DeepLab(cfg.n_parts, cfg.backbone_weights)
 
 
+def load(run, name="segmenter", device="cpu"):
+    """The newest segmenter (or control) of a run in evaluation mode.
+
+    Raises UserError where the run has none, or one of another shape.
+    """
+    path = run.newest(name)
+    if path is None:
+        raise runs.missing(run.folder, "segmenter")
+    network = build(run.cfg.model_copy(update={"backbone_weights": "none"}))  # the checkpoint holds the backbone
+    return runs.load_weights(network, run.load(name).get("segmenter"), path).to(device).eval()
+
+
 class DeepLab(nn.Module):
     """torchvision's DeepLabV3 with ResNet-50; K + 1 classes, background first."""
 

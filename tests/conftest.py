@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ganseg import config, runs, train
+from ganseg import config, runs, sampling, train
 
 TINY = {
     "image_size": 32, "resolutions": [8, 16, 32], "margin": 2, "n_parts": 3, "n_per": 4, "point_divisor": 2.0,
@@ -37,7 +37,14 @@ def tiny_run(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def trained(tiny_run):
+def quick(monkeypatch):
+    """Two batches to recalibrate with and four sample pictures, where more would only take longer."""
+    monkeypatch.setattr(sampling.recalibrate, "__defaults__", (2,))
+    monkeypatch.setattr(train, "N_SAMPLES", 4)
+
+
+@pytest.fixture
+def trained(tiny_run, quick):
     """A tiny run after two steps, with its checkpoint."""
     run = tiny_run("trained")
     list(train.train(run))

@@ -37,7 +37,8 @@ WRONG = [
     ({"resolutions": [32, "64", 128]}, ["resolutions.1: '64'", "without quotes"]),
     ({"channels": [8, 8]}, ["channels: [8, 8]", "a list of 5 numbers"]),
     ({"mask_channels": [8]}, ["mask_channels: [8]", "a list of 4 numbers"]),
-    ({"discriminator_channels": [8]}, ["discriminator_channels: [8]", "a list of 6 numbers"]),
+    ({"n_blocks": 5}, ["n_blocks: 5"]),
+    ({"discriminator_channels": [0]}, ["discriminator_channels.0: 0", "greater than or equal to 1"]),
     ({"channels": [7, 8, 8, 8, 8]}, ["channels: [7, 8, 8, 8, 8]", "an even first number"]),
 ]
 
@@ -91,10 +92,17 @@ def test_the_defaults_are_the_lists_of_the_released_models():
     assert cfg.mask_channels == [512, 64, 64, 64, 64, 64]
 
 
+@pytest.mark.parametrize("n_blocks", [3, 4, 6])
+def test_the_lists_of_every_number_of_blocks_fit_each_other(n_blocks):
+    cfg = config.load("lfw", n_blocks=n_blocks)
+    assert [len(cfg.resolutions), len(cfg.channels), len(cfg.mask_channels)] == [n_blocks, n_blocks + 1, n_blocks]
+
+
 def test_other_image_sizes_scale_the_resolutions_and_the_discriminator():
     cfg = config.load("lfw", image_size=64)
     assert cfg.resolutions == [16, 16, 32, 64] and cfg.discriminator_channels == [64, 128, 256, 512, 512]
     assert config.load("lfw", image_size=256).discriminator_channels == [64, 128, 256, 512, 512, 512, 512]
+    assert config.load("lfw", discriminator_channels=[8, 16]).discriminator_channels == [8, 16, 16, 16, 16, 16]
 
 
 def test_a_written_config_is_read_back_equal(tmp_path, tiny):

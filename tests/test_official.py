@@ -1,5 +1,6 @@
 """Parity with the released implementation, by weights filled from a rule and arrays it computed."""
 
+import functools
 import json
 import zlib
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ganseg import losses, official
+from ganseg import losses, official, runs
 from ganseg.errors import UserError
 from ganseg.generator import Latents
 
@@ -35,6 +36,7 @@ def fill(key, shape, network):
     return torch.from_numpy(np.asarray(x, dtype=np.float32))
 
 
+@functools.cache
 def released(name):
     """A filled checkpoint of the released format, and its parameters."""
     description = json.loads((FOLDER / f"gan_{name}.json").read_text())
@@ -115,10 +117,14 @@ def test_the_discriminator_and_its_losses_are_those_of_the_released_one(name):
     arrays = np.load(FOLDER / f"gan_{name}.npz")
     D = official.load_discriminator(*released(name))
     image = torch.from_numpy(arrays["eval_image"])
-    scores = D(image)
-    assert error(scores, arrays["discriminator_score"]) < 5e-6
-    assert error(losses.generator_loss(scores), arrays["generator_loss"]) < 5e-6
-    assert error(10 * losses.gradient_penalty(D, image), arrays["gradient_penalty_weight10"]) < 1e-4
+    # In float32 the two libraries' rounding alone reaches 6e-6 here; in float64 only theirs is left.
+    for dtype, bound in ((torch.float64, 5e-6), (torch.float32, 1e-5)):
+        D, image = D.to(dtype), image.to(dtype)
+        penalty = 10 * losses.gradient_penalty(D, image)
+        scores = D.head(D.blocks(image)).flatten()
+        assert error(scores, arrays["discriminator_score"]) < bound
+        assert error(losses.generator_loss(scores), arrays["generator_loss"]) < bound
+        assert error(penalty, arrays["gradient_penalty_weight10"]) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -159,3 +165,11 @@ def test_a_checkpoint_that_is_none_is_named(tmp_path):
         official.load_generator({"detector": {}}, {})
     with pytest.raises(UserError, match="parameters.json"):
         official.load_generator(tmp_path / "model.pt")
+
+
+def test_released_weights_become_a_run_that_can_be_distilled(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
+    run = official.make_run(*released("celeba_wild_k8"), "creatures", "released")
+    assert (run.cfg.n_parts, run.cfg.image_size, run.cfg.n_blocks) == (8, 128, 4)
+    assert run.newest("gan").exists()
+    assert runs.open_run("creatures", "released", needs="gan").cfg == run.cfg

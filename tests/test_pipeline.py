@@ -1,0 +1,167 @@
+"""Train, distil, evaluate: through the notebooks, the command and the modules, with the tiny settings."""
+
+import json
+import os
+import subprocess
+import sys
+
+import papermill
+import pytest
+import yaml
+
+from ganseg import cli, config, distill, evaluate, runs, train
+
+NOTEBOOKS = sorted((config.ROOT / "notebooks").glob("*.ipynb"))
+STEPS = ["-p", "max_steps", "4", "-p", "distill_steps", "4", "-p", "batch_size", "4"]
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def trained(outputs):
+    """A tiny run with a GAN of four steps and nothing else."""
+    run = runs.open_run("tiny", "x", max_steps=4)
+    list(train.train(run))
+    return run
+
+
+def fails(argv, capsys, run=cli.main):
+    """The one line that a command ends with, exit code 1 checked."""
+    with pytest.raises(SystemExit) as stop:
+        run(argv)
+    assert isinstance(stop.value.code, str)  # printed to stderr by the interpreter, exit code 1
+    assert "\n" not in stop.value.code
+    return stop.value.code
+
+
+@pytest.mark.slow
+def test_the_command_trains_distils_and_evaluates_through_the_notebooks(outputs, capfd):
+    for notebook in ("train", "distill", "evaluate"):
+        cli.main([notebook, "-p", "dataset", "tiny", *STEPS, "--run", "all"])
+    printed = capfd.readouterr().out
+    folder = outputs / "tiny" / "all"
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {r["stage"] for r in records} == {"train", "train_samples", "distill", "evaluate"}
+    assert "foreground_iou" in records[-1] and "nmi_foreground" in records[-1]
+    assert "step 4/4" in printed and "steps/s" in printed and "report.html" in printed
+    for name in ("train.ipynb", "distill.ipynb", "evaluate.ipynb", "report.html", "figures/detections.png"):
+        assert (folder / name).stat().st_size > 1000, name
+    executed = json.loads((folder / "train.ipynb").read_text())
+    assert "widgets" not in executed["metadata"]
+    assert (folder / "train.ipynb").stat().st_size < 3_000_000
+
+
+def test_the_modules_do_the_same_without_any_notebook_library(outputs, tmp_path):
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("papermill", "plotly", "pandas", "IPython", "ipywidgets", "nbformat", "jupyterlab"):
+        (blocked / f"{name}.py").write_text("raise ImportError('a notebook library was imported')")
+    env = {**os.environ, "PYTHONPATH": str(blocked)}
+    for stage in ("train", "distill", "evaluate"):
+        command = [sys.executable, "-m", f"ganseg.{stage}", "-p", "dataset", "tiny", "--run", "bare", *STEPS]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "foreground_iou" in done.stdout
+
+
+def test_a_run_that_stopped_goes_on_when_the_command_is_given_again(outputs, capsys):
+    cli.run_stage("train", ["-p", "dataset", "tiny", "--run", "go", "-p", "max_steps", "2"])
+    cli.run_stage("train", ["-p", "dataset", "tiny", "--run", "go", "-p", "max_steps", "4"])
+    cli.run_stage("train", ["-p", "dataset", "tiny", "--run", "go", "-p", "max_steps", "4"])
+    assert [r["step"] for r in runs.find("tiny/go").records("train")] == [2, 4]
+
+
+def test_distillation_stopped_and_resumed_equals_straight_through(trained, outputs):
+    run = runs.open_run("tiny", "x", distill_steps=4, save_every_steps=2, log_every_steps=3)
+    list(distill.distill(run))
+    straight = run.load("segmenter")
+    for path in run.checkpoints("segmenter"):
+        if path.name != "segmenter-00000002.pt":
+            path.unlink()
+    list(distill.distill(run))
+    again = run.load("segmenter")
+    assert all(bool((straight["segmenter"][k] == v).all()) for k, v in again["segmenter"].items())
+    logged = [(r["step"], r["segmentation_loss"]) for r in run.records("distill")]
+    assert [step for step, _ in logged] == [3, 4]
+
+
+def test_the_control_is_evaluated_beside_the_segmenter(trained):
+    run = runs.open_run("tiny", "x", distill_steps=2, untrained_control=True)
+    list(distill.distill_all(run))
+    record = evaluate.evaluate(run)
+    assert {"foreground_iou", "untrained_foreground_iou"} <= set(record)
+    assert record["notes"]["generator weights"] == "ema"
+
+
+def test_a_stage_without_the_one_before_names_its_command(outputs, trained, capsys):
+    assert "ganseg train -p dataset creatures --run no" in fails(["distill", "-p", "dataset", "creatures", "--run", "no"], capsys)
+    message = fails(["evaluate", "-p", "dataset", "tiny", "--run", "x"], capsys)
+    assert "ganseg distill -p dataset tiny --run x" in message
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["trian"], "did you mean train"),
+        (["train", "-p", "datset", "creatures"], "did you mean dataset"),
+        (["train", "-p", "dataset", "creatues"], "did you mean creatures"),
+        (["train", "-p", "n_parts", "0"], "n_parts: 0 is not allowed"),
+        (["train", "-p", "n_parts", "many"], "n_parts: 'many' is not allowed"),
+        (["train", "-p", "n_per", "1"], "n_per: 1 is not allowed"),
+        (["train", "-p", "image_size", "48"], "a power of two"),
+        (["train", "-p", "dataset", "folder"], "source"),
+        (["train", "-p", "dataset", "folder", "-p", "source", "nowhere"], "nowhere"),
+        (["train", "-p", "spade_hiden", "4"], "did you mean spade_hidden"),
+        (["train", "--run", "../up"], "run: '../up' is not allowed"),
+    ],
+)
+def test_a_users_mistake_ends_in_one_sentence_and_writes_nothing(argv, message, outputs, capsys):
+    assert message in fails(argv, capsys)
+    assert not outputs.exists()
+
+
+def test_another_config_is_refused_and_the_run_stays_as_it_was(trained, capsys):
+    before = {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()}
+    message = fails(["train", "-p", "dataset", "tiny", "-p", "n_parts", "3", "--run", "x"], capsys)
+    assert "n_parts" in message and "made with 5, not 3" in message
+    assert {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()} == before
+
+
+def test_without_a_run_the_shipped_creatures_model_is_used(outputs, capsys):
+    run = runs.open_run("tiny", "fresh", needs="segmenter", max_test_pictures=50)
+    assert "ships with ganseg" in capsys.readouterr().out
+    record = evaluate.evaluate(run)
+    assert record["foreground_iou"] > 0.6 and record["collapse"] == 0
+    size = sum(path.stat().st_size for path in runs.SHIPPED.iterdir())
+    assert size < 3_000_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_fully_seen_by_papermill_and_known_to_the_config(path):
+    cells = json.loads(path.read_text())["cells"]
+    (cell,) = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    assigned = {line.split(":")[0] for line in "".join(cell["source"]).splitlines()}
+    seen = papermill.inspect_notebook(str(path))
+    assert assigned == set(seen)
+    assert set(seen) <= {*config.Config.model_fields, *cli.NOT_SETTINGS}
+    assert all(parameter["help"] for name, parameter in seen.items() if name != "seed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder, notebook", [(".", "notebooks/train.ipynb"), ("notebooks", "train.ipynb")])
+def test_plain_papermill_works_from_the_root_and_from_notebooks_and_piped(folder, notebook, outputs, tmp_path):
+    command = [sys.executable, "-m", "papermill", notebook, "-p", "dataset", "tiny", "-p", "max_steps", "2"]
+    with open(tmp_path / "out.ipynb", "w") as piped:
+        done = subprocess.run(command, cwd=config.ROOT / folder, stdout=piped, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    assert (outputs / "tiny" / "try" / "metrics.jsonl").exists()
+
+
+def test_a_runs_config_says_what_it_was_made_with(trained):
+    saved = yaml.safe_load((trained.folder / "config.yaml").read_text())
+    assert {"commit", "python", "torch", "device"} <= set(saved["made_with"])

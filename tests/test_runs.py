@@ -1,0 +1,202 @@
+"""The run folder: opening and reopening, checkpoints, metrics, finding runs."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganseg import runs, sampling
+from ganseg.errors import UserError
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+class Evil:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_opening_a_new_run_writes_nothing(tiny_run, tmp_path):
+    run = tiny_run(n_parts=4)
+    assert run.cfg.n_parts == 4 and run.folder == tmp_path / "outputs" / "creatures" / "run"
+    assert list(tmp_path.iterdir()) == [] and run.load("gan") is None and run.records("train") == []
+
+
+def test_a_started_run_is_reopened_as_it_was_saved(tiny_run):
+    run = tiny_run(n_parts=4, seed=3)
+    run.start("cpu")
+    again = runs.open_run("creatures", "run")
+    assert again.cfg == run.cfg and again.folder == run.folder and again.label == "creatures/run"
+
+
+@pytest.mark.parametrize("field, old, new", [("n_parts", 3, 4), ("lambda_con", 7.0, 8.0), ("seed", 0, 1)])
+def test_reopening_with_another_setting_is_refused_and_changes_nothing(tiny_run, tmp_path, field, old, new):
+    tiny_run(**{field: old}).start("cpu")
+    before = contents(tmp_path)
+    with pytest.raises(UserError) as error:
+        runs.open_run("creatures", "run", **{field: new})
+    assert all(word in str(error.value) for word in (f"{field}: ", "creatures/run", repr(old), repr(new)))
+    assert contents(tmp_path) == before
+
+
+def test_settings_of_the_running_alone_may_change(tiny_run):
+    tiny_run().start("cpu")
+    changed = {"max_steps": 9, "device": "auto", "source": "elsewhere", "log_every_steps": 2,
+               "sample_every_steps": 3, "save_every_steps": 4, "keep_checkpoints": 5}
+    cfg = runs.open_run("creatures", "run", **changed).cfg
+    assert {field: getattr(cfg, field) for field in changed} == changed
+
+
+def test_the_segmenter_may_change_until_there_is_one(tiny_run):
+    run = tiny_run()
+    run.start("cpu")
+    assert tiny_run(segmenter_width=7).cfg.segmenter_width == 7
+    run.save("segmenter", 1, {})
+    with pytest.raises(UserError, match="segmenter_width: "):
+        tiny_run(segmenter_width=7)
+
+
+def test_an_unknown_setting_is_refused_on_reopening_too(tiny_run):
+    tiny_run().start("cpu")
+    with pytest.raises(UserError, match="did you mean n_parts"):
+        tiny_run(n_partz=3)
+
+
+@pytest.mark.parametrize("needs, notebook", [("gan", "train"), ("segmenter", "distill")])
+def test_a_missing_stage_names_the_command_that_makes_it(tiny_run, needs, notebook):
+    for start in (False, True):
+        if start:
+            tiny_run().start("cpu")
+        with pytest.raises(UserError, match=f"no trained {needs}.*ganseg {notebook} -p dataset creatures --run run"):
+            tiny_run(needs=needs)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".x", "-x", "", "a b", "x\n"])
+def test_a_run_name_that_is_no_plain_folder_name_is_refused(tiny_run, name):
+    with pytest.raises(UserError, match="run: .*is not allowed"):
+        tiny_run(name)
+
+
+def test_saving_keeps_the_newest_checkpoints_of_each_stage(tiny_run):
+    run = tiny_run(keep_checkpoints=2)
+    run.start("cpu")
+    for step in (8, 9, 100):
+        run.save("gan", step, {"x": torch.tensor(step)})
+    run.save("segmenter", 1, {})
+    assert [path.name for path in run.checkpoints("gan")] == ["gan-00000009.pt", "gan-00000100.pt"]
+    state = run.load("gan")
+    assert state["step"] == 100 and state["x"] == 100 and state["config"] == run.cfg.model_dump()
+    assert len(run.checkpoints("segmenter")) == 1
+
+
+def test_a_crash_while_saving_leaves_the_checkpoint_before(tiny_run, monkeypatch):
+    run = tiny_run(keep_checkpoints=1)
+    run.start("cpu")
+    run.save("gan", 1, {})
+
+    def crash(state, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run.save("gan", 2, {})
+    assert run.load("gan")["step"] == 1
+
+
+def test_a_truncated_checkpoint_is_refused_by_its_path(trained):
+    path = trained.newest("gan")
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UserError, match=f"{path.name}: cannot be loaded, it is damaged or not a checkpoint"):
+        trained.load("gan")
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x, protocol=2))])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, save):
+    save({"step": 1, "x": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="evil.pt: .*more than tensors and plain values"):
+        runs.load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickle.dumps(Evil(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()  # it would have
+
+
+def test_a_checkpoint_that_is_missing_or_not_a_dict_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        runs.load_checkpoint(tmp_path / "none.pt")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    with pytest.raises(UserError, match="tensor.pt: "):
+        runs.load_checkpoint(tmp_path / "tensor.pt")
+    for content in (b"", b"<html>not found</html>"):
+        (tmp_path / "page.pt").write_bytes(content)
+        with pytest.raises(UserError, match="page.pt: .*is damaged or not a checkpoint"):
+            runs.load_checkpoint(tmp_path / "page.pt")
+
+
+def test_a_checkpoint_of_another_shape_is_refused_naming_a_weight(trained, tiny):
+    state = trained.load("gan")["generator"]
+    with pytest.raises(UserError, match="gan.pt: its weights do not fit this configuration: .*w_const"):
+        runs.load_weights(sampling.new_generator(tiny(embedding_dim=5)), state, "gan.pt")
+    with pytest.raises(UserError, match="gan.pt: .*w_const") as error:
+        runs.load_weights(sampling.new_generator(tiny()), {}, "gan.pt")
+    assert len(str(error.value)) < 300 and "\n" not in str(error.value)  # not all the missing ones
+
+
+def test_records_are_read_by_stage_and_a_cut_line_is_passed_over(tiny_run):
+    run = tiny_run()
+    run.start("cpu")
+    first = run.log("train", 1, loss=0.5)
+    run.log("distill", 1, loss=0.25)
+    with open(run.folder / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "train", "st')
+    assert run.records("train") == [first] == [{"stage": "train", "step": 1, "loss": 0.5}]
+
+
+def test_rewinding_forgets_later_steps_of_the_named_stages_and_cut_lines(tiny_run):
+    run = tiny_run()
+    run.rewind({"train"}, 0)  # nothing there yet
+    run.start("cpu")
+    for stage, step in [("train", 1), ("distill", 9), ("train", 2), ("train", 3)]:
+        run.log(stage, step)
+    with open(run.folder / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "train", "st')
+    run.rewind({"train"}, 2)
+    run.log("train", 3, again=True)
+    assert [record["step"] for record in run.records("train")] == [1, 2, 3] and run.records("distill")
+    assert run.records("train")[-1]["again"]
+
+
+def test_a_run_is_found_by_name_by_data_set_and_name_and_by_folder(tiny_run):
+    run = tiny_run("demo")
+    run.start("cpu")
+    for name in ("demo", "creatures/demo", str(run.folder)):
+        found = runs.find(name)
+        assert found.folder == run.folder and found.cfg == run.cfg
+
+
+def test_a_name_of_two_runs_is_refused_naming_both(tiny_run):
+    run = tiny_run("demo")
+    for dataset in ("creatures", "lfw"):
+        runs.Run(runs.outputs_root() / dataset / "demo", run.cfg).start("cpu")
+    with pytest.raises(UserError, match="could be creatures/demo, lfw/demo"):
+        runs.find("demo")
+    assert runs.find("lfw/demo").label == "lfw/demo"
+
+
+def test_an_unknown_run_is_refused_naming_the_nearest(tiny_run):
+    with pytest.raises(UserError, match="make one with: ganseg train"):
+        runs.find("demo")
+    tiny_run("demo").start("cpu")
+    for name, near in (("dmeo", "demo"), ("creatures/dmeo", "creatures/demo")):
+        with pytest.raises(UserError, match=rf"did you mean {near}\?\); known are creatures/demo"):
+            runs.find(name)
+    with pytest.raises(UserError, match="there is no 'lfw/demo'"):  # a run of that name, of other data
+        runs.find("lfw/demo")
