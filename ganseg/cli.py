@@ -118,6 +118,7 @@ def _execute(papermill, source, executed, values):
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
             store_widget_state=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings are not for our users
         )
     except papermill.exceptions.PapermillExecutionError as error:
         if error.ename == "UserError":

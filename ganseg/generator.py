@@ -88,14 +88,13 @@ class Generator(nn.Module):
     def forward(self, latents):
         points, w, shape = self.make_points(latents)
         grids = self._grids(points.device)
-        style_maps = {r: self._style_map(shape, w, grid) for r, grid in grids.items()}
-        masks = self._make_masks(points, style_maps, grids)
+        heatmaps = {r: geometry.heatmaps(shape, grid, self.cfg.heatmap) for r, grid in grids.items()}
+        masks = self._make_masks(points, heatmaps, w, grids)
         foreground = self._make_foreground(shape.centers, masks, w, grids)
         background = self._make_background(latents, grids)
         M_bg = masks[:, :1]
         image = self.rgb((1 - M_bg) * foreground + M_bg * background).float().tanh()
-        full_grid = crop(grids[self.cfg.image_size].permute(2, 0, 1), self.cfg.margin).permute(1, 2, 0)
-        heatmaps = geometry.heatmaps(shape, full_grid, self.cfg.heatmap)
+        heatmaps = crop(heatmaps[self.cfg.image_size], self.cfg.margin)
         return Generated(points, shape.centers, shape.extent, w, heatmaps, masks, foreground, background, image)
 
     def make_points(self, latents):
@@ -110,12 +109,9 @@ class Generator(nn.Module):
         """The pixel grid of each resolution, margin included."""
         return {r: geometry.pixel_grid(r, self.cfg.margin, device) for r in sorted(set(self.cfg.resolutions))}
 
-    def _style_map(self, shape, w, grid):
-        """sum_k H_k(p) w_k: (B, D, H, W)."""
-        return torch.einsum("bkhw,bkd->bdhw", geometry.heatmaps(shape, grid, self.cfg.heatmap), w)
-
-    def _make_masks(self, points, style_maps, grids):
+    def _make_masks(self, points, heatmaps, w, grids):
         """Level 2: (B, K + 1, H, W), softmax over channels, background first."""
+        style_maps = {r: _style_map(H, w) for r, H in heatmaps.items()}
         x = self.mask_start(geometry.offsets(points.flatten(1, 2), grids[self.cfg.resolutions[0]]))
         x = self._through(self.mask_blocks, x, style_maps)
         return x.float().softmax(dim=1)
@@ -126,8 +122,7 @@ class Generator(nn.Module):
         style_maps = {}
         for r in grids:
             parts = F.interpolate(masks[:, 1:], size=(r, r), mode="bilinear", align_corners=False)
-            style = torch.einsum("bkhw,bkd->bdhw", parts, w)
-            style_maps[r] = F.pad(style, [margin] * 4, mode="replicate")
+            style_maps[r] = F.pad(_style_map(parts, w), [margin] * 4, mode="replicate")
         x = self.foreground_start(geometry.offsets(centers, grids[self.cfg.resolutions[0]]))
         return self._through(self.foreground_blocks, x, style_maps)
 
@@ -146,6 +141,11 @@ class Generator(nn.Module):
             if r_next > r:
                 x = upsample(x, margin)
         return crop(x, margin)
+
+
+def _style_map(weights, w):
+    """sum_k weights_k(p) w_k: (B, K, H, W) and (B, K, D) -> (B, D, H, W)."""
+    return torch.einsum("bkhw,bkd->bdhw", weights, w)
 
 
 def _blocks(block, channels, n_style, n_hidden):

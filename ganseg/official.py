@@ -152,8 +152,8 @@ def _config(state, parameters):
     except KeyError as error:
         raise UserError(f"checkpoint: its generator has no weight {error} for {n} blocks.") from None
     n_blocks = n if n in config.RESOLUTIONS else 4
-    lists = {"n_blocks": n_blocks, "resolutions": resolutions, "channels": [*inputs, last], "mask_channels": mask_inputs}
-    return config.check({**_plain(parameters), **lists})
+    lists = {"resolutions": resolutions, "channels": [*inputs, last], "mask_channels": mask_inputs}
+    return config.check({**_plain(parameters), "n_blocks": n_blocks, **lists})
 
 
 def _rename_generator(key):

@@ -128,4 +128,7 @@ def test_every_file_of_params_holds_known_fields_only_and_loads(path):
     if isinstance(values, list):  # ablations: (name, overrides)
         pytest.skip("a list of ablations, not the parameters of a data set")
     assert set(values) <= set(config.Config.model_fields)
-    config.check({"dataset": path.stem, **values})
+    if path in PRESETS:  # settings for any data set
+        config.load("folder", **values)
+    else:
+        assert config.load(path.stem).dataset == path.stem

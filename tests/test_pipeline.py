@@ -98,7 +98,8 @@ def test_the_control_is_evaluated_beside_the_segmenter(trained):
 
 
 def test_a_stage_without_the_one_before_names_its_command(outputs, trained, capsys):
-    assert "ganseg train -p dataset creatures --run no" in fails(["distill", "-p", "dataset", "creatures", "--run", "no"], capsys)
+    message = fails(["distill", "-p", "dataset", "creatures", "--run", "no"], capsys)
+    assert "ganseg train -p dataset creatures --run no" in message
     message = fails(["evaluate", "-p", "dataset", "tiny", "--run", "x"], capsys)
     assert "ganseg distill -p dataset tiny --run x" in message
 

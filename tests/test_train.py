@@ -73,6 +73,16 @@ def test_raising_max_steps_goes_on_to_the_same_weights(tiny_run, quick):
     assert all(equal(a[name], b[name]) for name in ("generator", "discriminator", "ema", "optimizer_generator"))
 
 
+def test_a_run_stopped_by_the_clock_goes_on_to_the_same_end(tiny_run, quick):
+    straight = run_through(tiny_run("straight", max_steps=3))
+    for step in (1, 2, 3):
+        pieces = run_through(tiny_run("pieces", max_steps=3, max_minutes=1e-9))
+        assert pieces.load("gan")["step"] == step
+    a, b = straight.load("gan"), pieces.load("gan")
+    assert all(equal(a[name], b[name]) for name in ("generator", "discriminator", "ema", "optimizer_discriminator"))
+    assert without_times(pieces) == without_times(straight)
+
+
 @pytest.mark.parametrize("share_fakes, graphs", [(False, [False, True]), (True, [True])])
 def test_the_generators_graph_is_built_only_where_it_is_used(tiny_run, quick, monkeypatch, share_fakes, graphs):
     made, judged = [], []
