@@ -21,7 +21,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 # and inputs of the mask blocks. 4 and 6 are the released models.
 RESOLUTIONS = {3: [4, 2, 1], 4: [4, 4, 2, 1], 6: [4, 4, 2, 2, 1, 1]}
 CHANNELS = {3: [512, 256, 128, 64], 4: [512, 256, 128, 64, 64], 6: [512, 256, 256, 128, 128, 64, 64]}
-MASK_CHANNELS = {3: [512, 256, 128, 64], 4: [512, 64, 64, 64], 6: [512, 64, 64, 64, 64, 64]}
+MASK_CHANNELS = {3: [512, 64, 64], 4: [512, 64, 64, 64], 6: [512, 64, 64, 64, 64, 64]}
 
 
 class DataConfig(BaseModel):
@@ -100,13 +100,13 @@ class EvaluateConfig(BaseModel):
 class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig):
     """A run's settings. Lists left out are filled in, so that a saved config says everything."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _fill_in_and_check(self):
         S = self.image_size
         if S & (S - 1):
-            raise _wrong("image_size", S, "a power of two: 32, 64, 128, 256, ...")
+            raise _wrong("image_size", S, "a power of two: 32, 64, 128, 256 and so on")
         if self.resolutions is None:
             self.resolutions = [S // fraction for fraction in RESOLUTIONS[self.n_blocks]]
         self._check_resolutions()
@@ -114,7 +114,9 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
         self.channels = self.channels or CHANNELS.get(n)
         self.mask_channels = self.mask_channels or MASK_CHANNELS.get(n)
         n_down = S.bit_length() - 2
-        down = self.discriminator_channels or [64, 128, 256, 512]
+        down = self.discriminator_channels or [64, 128, 256, 512][:n_down]
+        if len(down) > n_down:
+            raise _wrong("discriminator_channels", down, f"a list of at most {n_down} numbers for {S} pixels")
         self.discriminator_channels = (down + down[-1:] * n_down)[:n_down]
         for field, length in [("channels", n + 1), ("mask_channels", n)]:
             value = getattr(self, field)

@@ -61,7 +61,7 @@ class Loop:
 
     def log(self):
         """Write the means since the last log line to metrics.jsonl; returns the record."""
-        means = {name: torch.stack(list(values.values())).mean().item() for name, values in self.window.items()}
+        means = {name: _mean(values.values()) for name, values in self.window.items()}
         self.window = {}
         now = time.monotonic()
         rate = (self.done - self.last_done) / max(now - self.last, 1e-9)
@@ -78,10 +78,10 @@ class Loop:
 
     def check_finite(self):
         """Raise UserError naming the first step whose loss is not finite, and the last good checkpoint."""
-        for name, values in self.window.items():
-            for step, value in values.items():
-                if not value.isfinite():
-                    raise self._not_finite(f"the {name} at step {step}")
+        by_step = [(step, name) for name, values in self.window.items() for step in values]
+        for step, name in sorted(by_step, key=lambda pair: pair[0]):
+            if not self.window[name][step].isfinite():
+                raise self._not_finite(f"the {name} at step {step}")
         networks = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
         if not all(p.isfinite().all() for network in networks for p in network.parameters()):
             raise self._not_finite(f"a weight after step {self.done}")
@@ -91,6 +91,12 @@ class Loop:
             f"{self.run.label}: {what} is not finite, training stopped; the last good checkpoint is "
             f"{self.run.newest(self.name) or 'none'}. Try a lower learning rate or another seed."
         )
+
+
+def _mean(values):
+    """Mean of scalars, of which a checkpoint's are on the CPU and the newer ones on the device."""
+    values = list(values)
+    return torch.stack([value.to(values[-1].device) for value in values]).mean().item()
 
 
 def progress(record, max_steps):

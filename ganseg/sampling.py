@@ -68,6 +68,8 @@ def load_generator(run, weights="raw", device="cpu"):
         return recalibrate(new_generator(cfg).to(device), cfg)
     G = new_generator(cfg)
     path = run.newest("gan")
+    if path is None:
+        raise runs.missing(run.folder, "gan")
     state = runs.load_checkpoint(path)
     key = "ema" if weights == "ema" else "generator"
     if key not in state:

@@ -80,6 +80,13 @@ def test_none_keeps_what_the_file_or_the_default_says():
     assert config.load("creatures", n_parts=7).n_parts == 7
 
 
+def test_a_preset_goes_over_the_data_set_and_what_is_given_over_both():
+    cfg = config.load("lfw", preset="small", margin=7)
+    assert (cfg.reader, cfg.image_size, cfg.margin) == ("lfw", 64, 7)
+    with pytest.raises(UserError, match=r"preset: there is no 'smal' \(did you mean small\?\)"):
+        config.load("lfw", preset="smal")
+
+
 def test_the_defaults_are_the_lists_of_the_released_models():
     cfg = config.load("lfw")
     assert (cfg.image_size, cfg.n_parts, cfg.heatmap, cfg.margin) == (128, 8, "cone", 10)
@@ -129,6 +136,6 @@ def test_every_file_of_params_holds_known_fields_only_and_loads(path):
         pytest.skip("a list of ablations, not the parameters of a data set")
     assert set(values) <= set(config.Config.model_fields)
     if path in PRESETS:  # settings for any data set
-        config.load("folder", **values)
+        assert config.load("folder", preset=path.stem).preset == path.stem
     else:
         assert config.load(path.stem).dataset == path.stem

@@ -31,8 +31,7 @@ def test_opening_a_new_run_writes_nothing(tiny_run, tmp_path):
 
 
 def test_a_started_run_is_reopened_as_it_was_saved(tiny_run):
-    run = tiny_run(n_parts=4, seed=3)
-    run.start("cpu")
+    (run := tiny_run(n_parts=4, seed=3)).start("cpu")
     again = runs.open_run("creatures", "run")
     assert again.cfg == run.cfg and again.folder == run.folder and again.label == "creatures/run"
 
@@ -151,8 +150,7 @@ def test_a_checkpoint_of_another_shape_is_refused_naming_a_weight(trained, tiny)
 
 
 def test_records_are_read_by_stage_and_a_cut_line_is_passed_over(tiny_run):
-    run = tiny_run()
-    run.start("cpu")
+    (run := tiny_run()).start("cpu")
     first = run.log("train", 1, loss=0.5)
     run.log("distill", 1, loss=0.25)
     with open(run.folder / "metrics.jsonl", "a") as file:
@@ -175,8 +173,7 @@ def test_rewinding_forgets_later_steps_of_the_named_stages_and_cut_lines(tiny_ru
 
 
 def test_a_run_is_found_by_name_by_data_set_and_name_and_by_folder(tiny_run):
-    run = tiny_run("demo")
-    run.start("cpu")
+    (run := tiny_run("demo")).start("cpu")
     for name in ("demo", "creatures/demo", str(run.folder)):
         found = runs.find(name)
         assert found.folder == run.folder and found.cfg == run.cfg
