@@ -1,6 +1,7 @@
 """The command: `ganseg NOTEBOOK -p name value ... --run NAME` and `ganseg segment PHOTOS --run R --out DIR`."""
 
 import argparse
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +14,10 @@ from ganseg.errors import UserError
 NEEDS = {"train": None, "distill": "gan", "evaluate": "segmenter"}
 DEFAULTS = {"dataset": "tiny", "run": "try"}
 NOT_SETTINGS = {*DEFAULTS, "overrides"}  # notebook parameters that are no config fields
+
+
+class NotebookFailed(Exception):
+    """A notebook broke off for a reason that is no mistake of the user."""
 
 
 def main(argv=None):
@@ -33,7 +38,7 @@ def run_stage(stage, argv=None):
 def _exit_on_user_error(function, argv):
     try:
         function(argv)
-    except UserError as error:
+    except (UserError, NotebookFailed) as error:
         sys.exit(f"ganseg: {error}")  # prints to stderr, exit code 1
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
@@ -101,13 +106,25 @@ def _notebook(argv):
         executed = Path(scratch) / source.name
         try:
             _execute(papermill, source, executed, values)
-        finally:
-            if executed.exists() and run.folder.exists():
-                (run.folder / source.name).write_bytes(executed.read_bytes())
+        except UserError:  # a mistake leaves the run as it was
+            raise
+        except BaseException:
+            _keep(executed, run)
+            raise
+        _keep(executed, run)
+
+
+def _keep(executed, run):
+    """Store an executed notebook in the run folder, where there is one."""
+    if executed.exists() and run.folder.exists():
+        shutil.copyfile(executed, run.folder / executed.name)
 
 
 def _execute(papermill, source, executed, values):
-    """Run a notebook, streaming what it prints; a UserError inside is raised as one here."""
+    """Run a notebook, streaming what it prints; a UserError inside is raised as one here.
+
+    Raises NotebookFailed for any other error inside.
+    """
     try:
         papermill.execute_notebook(
             str(source),
@@ -125,7 +142,8 @@ def _execute(papermill, source, executed, values):
             raise UserError(error.evalue) from None
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt from None
-        raise UserError(f"{source.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}") from None
+        what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
+        raise NotebookFailed(f"{source.name}: {what} (the executed copy in the run folder has the details)") from None
 
 
 def _open(values, needs):

@@ -88,7 +88,7 @@ class DistillConfig(BaseModel):
     backbone_weights: str = "none"  # imagenet (the released segmenters), none, or a file
     distill_generator: Literal["raw", "ema"] = "raw"  # which weights paint the pairs; the paper: raw
     distill_steps: Count = 10_000
-    distill_batch_size: Count = 64
+    distill_batch_size: Annotated[int, Field(ge=2)] = 64  # BatchNorm needs two
     lr_segmenter: Positive = 3.0e-4
 
 

@@ -4,7 +4,7 @@ import base64
 import textwrap
 from html import escape
 
-from ganseg import metrics, plots
+from ganseg import metrics
 
 CONTROL = "untrained_"  # prefix of the control's metrics
 NO_METRICS = {"stage", "step", "time_s", "left_out", "notes"}  # the other keys of an evaluation's record
@@ -110,6 +110,8 @@ def _picture(run, name, sentence):
 
 
 def _curves(run):
+    from ganseg import plots  # not at the top: the table alone needs no plotly
+
     train, distill, shares = (run.records(stage) for stage in ("train", "distill", "train_samples"))
     figures = [plots.training_curves(train, "GAN training")] if train else []
     figures += [plots.part_shares(shares)] if shares else []

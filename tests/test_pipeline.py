@@ -8,6 +8,7 @@ import sys
 import papermill
 import pytest
 import yaml
+from PIL import Image
 
 from ganseg import cli, config, distill, evaluate, runs, train
 
@@ -161,6 +162,60 @@ def test_plain_papermill_works_from_the_root_and_from_notebooks_and_piped(folder
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out.ipynb").read_text())["cells"]
     assert (outputs / "tiny" / "try" / "metrics.jsonl").exists()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of eight photos of mixed kinds and one broken file."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for i, mode in enumerate(("RGB", "L", "RGBA", "P", "CMYK", "RGB", "RGB", "L")):
+        picture = Image.effect_noise((40 + 7 * i, 50), 80).convert(mode)
+        picture.save(folder / ("more" if i % 2 else "") / f"{i}.{'JPG' if mode in ('RGB', 'CMYK') else 'png'}")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture
+def tiny_model():
+    """The tiny settings that are not about the data set, as -p pairs."""
+    values = yaml.safe_load((config.ROOT / "params" / "tiny.yaml").read_text())
+    data = ("reader", "max_train_pictures", "max_test_pictures", "fit_pictures", *STEPS[1::3])
+    return [x for name, value in values.items() if name not in data for x in ("-p", name, str(value))]
+
+
+def test_own_photos_are_trained_on_evaluated_and_segmented(photos, tiny_model, outputs, tmp_path, capsys):
+    given = ["-p", "dataset", "folder", "-p", "source", str(photos), "--run", "own", *tiny_model, *STEPS]
+    for stage in ("train", "distill", "evaluate"):
+        cli.run_stage(stage, given)
+    assert "broken.png" in (outputs / "folder" / "own" / "skipped_pictures.txt").read_text()
+    assert "foreground_iou (the data set has no true" in capsys.readouterr().out  # left out, with the reason
+    cli.main(["segment", str(photos), "--run", "folder/own", "--out", str(tmp_path / "parts")])
+    with Image.open(tmp_path / "parts" / "more" / "7_parts.png") as parts:
+        assert (parts.mode, parts.size) == ("P", (89, 50))
+    assert (tmp_path / "parts" / "more" / "7_overlay.jpg").exists()
+    assert (tmp_path / "parts" / "parts.csv").read_text().count("\n") == 1 + 8 * 5
+    assert "broken.png" in capsys.readouterr().out
+
+
+def test_fewer_photos_than_a_batch_are_an_error_that_names_the_unreadable_ones(photos, tiny_model, outputs, capsys):
+    given = ["-p", "dataset", "folder", "-p", "source", str(photos), *tiny_model, "-p", "batch_size", "9"]
+    message = fails(given, capsys, run=lambda argv: cli.run_stage("train", argv))
+    assert "8 pictures can be read" in message and "broken.png" in message
+    assert not outputs.exists()
+
+
+def test_a_damaged_zip_is_named(outputs, tmp_path, capsys):
+    (tmp_path / "photos.zip").write_bytes(b"PK\x03\x04 cut short")
+    given = ["-p", "dataset", "folder", "-p", "source", str(tmp_path / "photos.zip")]
+    assert "photos.zip" in fails(given, capsys, run=lambda argv: cli.run_stage("train", argv))
+    assert not outputs.exists()
+
+
+def test_two_points_per_part_warn_and_train(outputs, capsys):
+    cli.run_stage("train", ["-p", "dataset", "tiny", "--run", "two", "-p", "n_per", "2", "-p", "max_steps", "2"])
+    printed = capsys.readouterr().out
+    assert "Warning: n_per is 2: the paper saw its parts collapse" in printed and "step 2/2" in printed
 
 
 def test_a_runs_config_says_what_it_was_made_with(trained):
