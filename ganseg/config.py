@@ -73,7 +73,7 @@ class TrainConfig(BaseModel):
     ema_decay: Fraction = 0.999  # of the averaged generator
     warm_start: str | None = None  # checkpoint whose networks training starts from
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast
-    channels_last: bool = False
+    channels_last: bool = False  # on CUDA only
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     max_minutes: Positive | None = None  # stop after so long; the same command goes on
     log_every_steps: Count = 50

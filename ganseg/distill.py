@@ -23,7 +23,7 @@ def distill(run, control=False):
     G = sampling.load_generator(run, weights, device).requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        S = segmenter.build(cfg).to(device, memory_format=sampling.memory_format(cfg))
+        S = segmenter.build(cfg).to(device, memory_format=sampling.memory_format(cfg, device))
     optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
     parts = {"segmenter": S, "optimizer": optimizer}
     facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights}

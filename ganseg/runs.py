@@ -42,7 +42,7 @@ def open_run(dataset, name, needs=None, **overrides):
             return Run(folder, fresh)
         if dataset != "tiny":
             raise missing(folder, needs)
-        _adopt_shipped(folder, fresh, needs)
+        folder = _adopt_shipped(folder, fresh, needs)
     run = Run(folder, _reopened(folder, overrides))
     if needs and run.newest(needs) is None:
         raise missing(folder, needs)
@@ -182,18 +182,33 @@ def missing(folder, needs):
 
 
 def _adopt_shipped(folder, fresh, needs):
-    """Fill a new run with the model that ships with the package."""
-    print(f"No run {folder.parent.name}/{folder.name} yet: using the creatures model that ships with ganseg.")
-    shipped = config.read(SHIPPED / "config.yaml")
-    running = {field: getattr(fresh, field) for field in (*config.DISTILL, "max_test_pictures", "max_train_pictures")}
-    if needs == "segmenter":
-        running = {k: v for k, v in running.items() if k not in config.DISTILL}
+    """A run folder with the model that ships with the package, made where it is not there yet."""
+    asked, folder = folder, folder.parent / f"shipped-{needs}"
+    label = f"{folder.parent.name}/{folder.name}"
+    print(f"No run {folder.parent.name}/{asked.name} yet: {label} is the creatures model that ships with ganseg.")
+    if (folder / "config.yaml").exists():
+        return folder
+    fields = ["max_train_pictures", "max_test_pictures", "fit_pictures"]
+    names = ["gan", "segmenter"] if needs == "segmenter" else ["gan"]
+    fields += [] if needs == "segmenter" else config.DISTILL
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    for name in ("gan", "segmenter") if needs == "segmenter" else ("gan",):
-        state = load_checkpoint(SHIPPED / f"{name}.pt")
-        shutil.copyfile(SHIPPED / f"{name}.pt", folder / "checkpoints" / f"{name}-{state['step']:08d}.pt")
-    cfg = config.check({**shipped.model_dump(), **running})
+    for name in names:
+        step = load_checkpoint(SHIPPED / f"{name}.pt")["step"]
+        shutil.copyfile(SHIPPED / f"{name}.pt", folder / "checkpoints" / f"{name}-{step:08d}.pt")
+    shipped = config.read(SHIPPED / "config.yaml").model_dump()
+    cfg = config.check({**shipped, **{field: getattr(fresh, field) for field in fields}})
     config.write(cfg, folder / "config.yaml", _made_with("cpu"))
+    return folder
+
+
+def ship(run):
+    """Make a small run's averaged generator and segmenter the model that ships with the package."""
+    SHIPPED.mkdir(exist_ok=True)
+    gan, segmenter = run.load("gan"), run.load("segmenter")
+    torch.save({"step": gan["step"], "ema": gan["ema"]}, SHIPPED / "gan.pt")
+    kept = ("step", "segmenter", "generator_weights", "backbone_weights")
+    torch.save({name: segmenter[name] for name in kept}, SHIPPED / "segmenter.pt")
+    shutil.copyfile(run.folder / "config.yaml", SHIPPED / "config.yaml")
 
 
 def _parse(line):

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import warnings
 
 import torch
 from torch.optim.swa_utils import update_bn
@@ -36,8 +35,10 @@ def autocast(cfg, device):
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=cfg.precision == "bf16")
 
 
-def memory_format(cfg):
-    return torch.channels_last if cfg.channels_last else torch.contiguous_format
+def memory_format(cfg, device):
+    """channels_last where the config asks for it, on CUDA only: on the CPU a backward pass can hang in it."""
+    wanted = cfg.channels_last and device.type == "cuda"
+    return torch.channels_last if wanted else torch.contiguous_format
 
 
 def average(averaged, model, decay, step):
@@ -55,8 +56,7 @@ def recalibrate(G, cfg, n_batches=16):
     """
     device = G.w_const.device
     latents = (G.sample_latents(cfg.batch_size, rng(cfg.seed, "recalibrate", i)) for i in range(n_batches))
-    with autocast(cfg, device), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # update_bn on a model without BatchNorm
+    with autocast(cfg, device):
         update_bn(([z] for z in latents), G)
     return G.eval()
 

@@ -27,7 +27,7 @@ def train(run):
     _list_skipped(run, photos)
 
     # Load
-    G, D, G_ema = (net.to(device, memory_format=sampling.memory_format(cfg)) for net in _networks(cfg))
+    G, D, G_ema = (net.to(device, memory_format=sampling.memory_format(cfg, device)) for net in _networks(cfg))
     optimizer_G = torch.optim.Adam(G.parameters(), lr=cfg.lr_generator, betas=(0.5, 0.9))
     optimizer_D = torch.optim.Adam(D.parameters(), lr=cfg.lr_discriminator, betas=(0.5, 0.9))
     parts = {"generator": G, "discriminator": D, "ema": G_ema}
@@ -139,7 +139,7 @@ def _real_batch(images, step, cfg, random):
     if cfg.flip:
         flipped = (torch.rand(B, 1, 1, 1, generator=random) < 0.5).to(images.device)
         batch = torch.where(flipped, batch.flip(-1), batch)
-    return batch.contiguous(memory_format=sampling.memory_format(cfg))
+    return batch.contiguous(memory_format=sampling.memory_format(cfg, images.device))
 
 
 def _resized_crop(batch, random):
