@@ -95,7 +95,7 @@ def _render(p, image_size):
     images = _ground(p, grid_x, grid_y)
     labels = torch.zeros(x.shape, dtype=torch.uint8)
     for label, distance, shade in _shapes(p, joints, x, y):
-        rim = 0.45 + 0.55 * _inside(distance + 0.03, 0.05)  # dark outline inside the part
+        rim = 0.75 + 0.25 * _inside(distance + 0.02, 0.04)  # a thin, darker outline inside the part
         images.lerp_(_part_colour(p, label) * (shade * rim)[:, :, None], _inside(distance, pixel)[:, :, None])
         labels[distance < 0] = label
     for distance, grey in _face(*_head_frame(p, joints, x, y)):
