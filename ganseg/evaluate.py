@@ -98,7 +98,8 @@ def _save_detections(run, test, labels):
     joined = columns[0]
     for column in columns[1:]:
         joined = pictures.pairs(joined, column)
-    pictures.save(pictures.grid(pictures.enlarge(joined, 128), 8), run.folder / "figures" / "detections.png")
+    sheet = pictures.grid(pictures.enlarge(joined, 96 * len(columns)), 8)
+    pictures.save(sheet, run.folder / "figures" / "detections.png")
 
 
 def _array(tensor):
