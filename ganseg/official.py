@@ -89,7 +89,8 @@ def make_run(checkpoint, parameters, dataset, name, segmenter=None, **overrides)
     """
     G, D = load_generator(checkpoint, parameters), load_discriminator(checkpoint, parameters)
     model = {field: getattr(G.cfg, field) for field in config.ModelConfig.model_fields}
-    run = runs.open_run(dataset, name, **{**model, "image_size": G.cfg.image_size, **overrides})
+    model |= {"image_size": G.cfg.image_size, "segmenter": "deeplabv3_resnet50"}  # as released
+    run = runs.open_run(dataset, name, **{**model, **overrides})
     run.start("cpu")
     state = {"generator": G.state_dict(), "discriminator": D.state_dict(), "ema": G.state_dict()}
     run.save("gan", run.cfg.max_steps, state)

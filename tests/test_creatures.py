@@ -10,15 +10,6 @@ PART_OF_KEYPOINT = {"left_hand": "left_arm", "right_hand": "right_arm",
                     "left_foot": "legs", "right_foot": "legs"}  # the others are named after their part
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other on a busy machine make these small pictures five times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_shapes_types_and_ranges_are_as_promised():
     images, labels, keypoints = draw(range(5), "train", 0, 32)
     assert images.shape == (5, 3, 32, 32) and images.dtype == torch.uint8

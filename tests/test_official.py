@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ganseg import losses, official, runs
+from ganseg import losses, official, runs, segment
 from ganseg.errors import UserError
 from ganseg.generator import Latents
 
@@ -176,9 +177,14 @@ def test_a_checkpoint_that_is_none_is_named(tmp_path):
         official.load_generator(tmp_path / "model.pt")
 
 
-def test_released_weights_become_a_run_that_can_be_distilled(tmp_path, monkeypatch):
+def test_released_weights_become_a_run_that_segments_photos(tmp_path, monkeypatch):
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
-    run = official.make_run(*released("celeba_wild_k8"), "creatures", "released")
+    from ganseg.segmenter import DeepLab
+
+    detector = {"detector": DeepLab(8).state_dict()}
+    run = official.make_run(*released("celeba_wild_k8"), "creatures", "released", segmenter=detector)
     assert (run.cfg.n_parts, run.cfg.image_size, run.cfg.n_blocks) == (8, 128, 4)
     assert run.newest("gan").exists()
-    assert runs.open_run("creatures", "released", needs="gan").cfg == run.cfg
+    assert runs.open_run("creatures", "released", needs="segmenter").cfg == run.cfg
+    photo = Image.effect_noise((50, 40), 80)
+    assert segment.load("creatures/released", device="cpu").segment(photo).shape == (40, 50)
