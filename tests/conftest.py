@@ -9,8 +9,8 @@ TINY = {
     "image_size": 32, "resolutions": [8, 16, 32], "margin": 2, "n_parts": 3, "n_per": 4, "point_divisor": 2.0,
     "channels": [8, 8, 4, 4], "mask_channels": [8, 4, 4], "spade_hidden": 4, "embedding_dim": 4, "z_dim": 8,
     "mlp_width": 8, "rgb_head": "two_conv3x3", "discriminator_channels": [4, 4, 4, 4], "batch_size": 4,
-    "max_train_pictures": 16, "device": "cpu", "share_fakes": False, "log_every_steps": 1000, "sample_every_steps": 1000, "save_every_steps": 1000,
-    "max_steps": 2,
+    "max_train_pictures": 16, "device": "cpu", "share_fakes": False, "log_every_steps": 1000,
+    "sample_every_steps": 1000, "save_every_steps": 1000, "max_steps": 2,
 }  # fmt: skip
 
 
