@@ -11,9 +11,9 @@ import yaml
 from ganseg import config, runs
 from ganseg.errors import UserError
 
-NEEDS = {"train": None, "distill": "gan", "evaluate": "segmenter"}
+NEEDS = {"prepare": None, "train": None, "distill": "gan", "evaluate": "segmenter"}
 DEFAULTS = {"dataset": "tiny", "run": "try"}
-NOT_SETTINGS = {*DEFAULTS, "overrides"}  # notebook parameters that are no config fields
+NOT_SETTINGS = {*DEFAULTS, "overrides", "download"}  # notebook parameters that are no config fields
 
 
 class NotebookFailed(Exception):
@@ -83,7 +83,7 @@ def _value(name, text):
 
 
 def _notebook(argv):
-    args = _parser("train, distill, evaluate, or another notebook of notebooks/").parse_args(argv)
+    args = _parser("prepare, train, distill, evaluate, or another notebook of notebooks/").parse_args(argv)
     folder = config.ROOT / "notebooks"
     names = sorted(path.stem for path in folder.glob("*.ipynb"))
     if args.notebook not in names:

@@ -27,8 +27,10 @@ MASK_CHANNELS = {3: [512, 64, 64], 4: [512, 64, 64, 64], 6: [512, 64, 64, 64, 64
 class DataConfig(BaseModel):
     dataset: str  # a file params/<dataset>.yaml; also the folder under outputs/
     preset: str | None = None  # a file params/presets/<preset>.yaml read after the data set's
-    reader: Literal["creatures", "folder", "lfw"]  # which file of ganseg/datasets reads it
-    source: str | None = None  # folder or zip of the pictures
+    # Which file of ganseg/datasets reads it
+    reader: Literal["creatures", "folder", "celeba", "celeba_aligned", "taichi", "cub", "flowers"]
+    source: str | None = None  # folder, zip or tar of the pictures; None: as prepared before
+    split_list: str | None = None  # CUB: file of lines "id split" with 0 train, 1 validation, 2 test
     image_size: Annotated[int, Field(ge=32)] = 128  # H = W in pixels, a power of two
     crop: Literal["squeeze", "center"] = "squeeze"  # how a picture becomes square; the paper squeezes
     flip: bool = True  # mirror every second training picture (released code)

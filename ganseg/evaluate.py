@@ -17,7 +17,7 @@ def evaluate(run):
     """
     cfg = run.cfg
     device = sampling.choose_device(cfg.device)
-    test, fit = datasets.load(cfg, "test"), datasets.load(cfg, "train", cfg.fit_pictures)
+    test, fit = datasets.load(cfg, "test"), datasets.load(cfg, "fit", cfg.fit_pictures)
     (run.folder / "figures").mkdir(parents=True, exist_ok=True)
 
     generated = sampling.sample(sampling.load_generator(run, cfg.distill_generator, device), N_SAMPLES, cfg.seed)
@@ -71,13 +71,15 @@ def _measure(S, cfg, test, fit, generated):
         image_size=cfg.image_size,
         labels=labels.numpy(),
         centroids=centroids.numpy(),
-        true_labels=_array(test.labels),
+        true_labels=None if test.only_foreground else _array(test.labels),
+        true_foreground=None if test.labels is None else _array(test.labels != 0),
         landmarks=_array(test.landmarks),
         train_labels=fit_labels.numpy(),
         train_centroids=fit_centroids.numpy(),
-        train_true_labels=_array(fit.labels),
+        train_true_labels=None if fit.only_foreground else _array(fit.labels),
         train_landmarks=_array(fit.landmarks),
         eyes=test.eyes,
+        frame_px=test.frame_px,
         extents_px=extents_px,
     )
     values, left_out = metrics.compute(predictions)

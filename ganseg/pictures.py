@@ -51,7 +51,7 @@ def _dots(picture, points, colors, radius):
     draw = ImageDraw.Draw(image)
     for part, color in zip(points, colors, strict=True):
         # -1 and 1 are the outer pixel centres of the small picture; the difference is under one of its pixels
-        for x, y in (part + 1) / 2 * (image.width - 1):
+        for x, y in (part[np.isfinite(part).all(axis=-1)] + 1) / 2 * (image.width - 1):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline="black")
     return np.asarray(image)
 

@@ -14,6 +14,8 @@ SAMPLES = ("Each generated picture stands beside itself with its points and part
            "cover the same part in every picture, and the masks should follow the object's outline.")
 DETECTIONS = ("Test pictures with the parts that the segmenter detects, and the truth where the data set has "
               "it: the colours need not be those of the truth, but each should stay on one true part.")
+PICTURES = ("Training pictures (those that regressions and matching are fitted on), then test pictures, with the "
+            "annotations there are: landmarks should sit where their names say, masks on their objects.")
 CURVES = ("Losses are means since the log line before. Neither adversarial loss should stay at 0, and no "
           "part's share should vanish.")
 WITH_CONTROL = ("The control is the same segmenter distilled from a generator that was never trained: what "
@@ -39,6 +41,7 @@ def write(run):
         "Generated samples": _picture(run, "samples", SAMPLES),
         "Detections": _picture(run, "detections", DETECTIONS),
         "Training": _curves(run),
+        "The pictures": _picture(run, "prepare", PICTURES),
     }
     title = escape(f"GANSeg: {run.label}")
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'

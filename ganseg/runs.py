@@ -23,6 +23,24 @@ def outputs_root():
     return Path(os.environ.get("GANSEG_OUTPUTS") or config.ROOT / "outputs")
 
 
+def cache_folder(dataset):
+    """Where a data set's decoded pictures and the path of its source are kept."""
+    return outputs_root() / "cache" / dataset
+
+
+def remember_source(dataset, source):
+    """Keep the path of a data set's source for runs that name none."""
+    folder = cache_folder(dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "source.txt").write_text(str(Path(source).absolute()))
+
+
+def remembered_source(dataset):
+    """The path kept by remember_source, or None."""
+    path = cache_folder(dataset) / "source.txt"
+    return path.read_text() if path.exists() else None
+
+
 def open_run(dataset, name, needs=None, **overrides):
     """The run outputs/<dataset>/<name>, new or as it was saved; nothing is written yet.
 
@@ -38,6 +56,8 @@ def open_run(dataset, name, needs=None, **overrides):
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if not (folder / "config.yaml").exists():
         fresh = config.load(dataset, **overrides)
+        if fresh.source is None:
+            fresh = fresh.model_copy(update={"source": remembered_source(dataset)})
         if needs is None:
             return Run(folder, fresh)
         if dataset != "tiny":

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ganseg import pictures, runs, sampling, segmenter
-from ganseg.datasets import folder
+from ganseg.datasets import decode
+from ganseg.datasets.source import list_pictures
 from ganseg.errors import UserError
 
 BAND_PX = 2**20  # photos are labelled in bands of rows: the logits of 50 megapixels would take gigabytes
@@ -46,13 +47,13 @@ class PhotoSegmenter:
             photo.convert("RGB").save(buffer, "PNG", compress_level=0)
             photo = buffer.getvalue()
         try:
-            return self.labels(self.logits(self.square(photo)[None])[0], folder.open_upright(photo).size)
+            return self.labels(self.logits(self.square(photo)[None])[0], decode.open_upright(photo).size)
         except ValueError as error:
             raise UserError(f"photo: {repr(photo)[:200]} cannot be read: {error}.") from None
 
     def square(self, source):
         """A photo (path or bytes) as in training: (S, S, 3) uint8."""
-        return folder.read_picture(source, self.cfg.image_size, self.cfg.crop)
+        return decode.read_picture(source, self.cfg.image_size, self.cfg.crop)
 
     @torch.inference_mode()
     def logits(self, squares):
@@ -92,7 +93,7 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
         for i, photo, labels in _segmented(model, listing, batch_size, skipped):
             _save(photo, labels, model.cfg.n_parts, out / stems[i])
             table.writerows([listing[i][0], *row] for row in measure(labels, model.cfg.n_parts))
-            if time.monotonic() - printed > folder.PROGRESS_EVERY_S:
+            if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
                 printed = time.monotonic()
                 print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
     if len(skipped) == len(listing):
@@ -134,7 +135,7 @@ def _listing(paths, out):
     if out.is_file() or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
         raise UserError(f"out: {out} is a file or among the photos; name another folder.")
     prefixes = [f"{path.name}/" if len(paths) > 1 and path.is_dir() else "" for path in paths]
-    listings = [folder.list_pictures(path, called="photos") for path in paths]
+    listings = [list_pictures(path, called="photos") for path in paths]
     pairs = zip(prefixes, listings, strict=True)
     return [(prefix + name, opener) for prefix, listing in pairs for name, opener in listing]
 
@@ -163,7 +164,7 @@ def _segmented(model, listing, batch_size, skipped):
         squares = {i: square for i, square in squares.items() if square is not None}
         if squares:
             for i, logits in zip(squares, model.logits(np.stack(list(squares.values()))), strict=True):
-                photo = _read(listing[i], folder.open_upright, skipped)
+                photo = _read(listing[i], decode.open_upright, skipped)
                 if photo is not None:
                     yield i, photo, model.labels(logits, photo.size)
 

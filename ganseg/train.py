@@ -1,9 +1,9 @@
 """The GAN loop. Run as a module it trains without any notebook library."""
 
 import torch
-import torch.nn.functional as F
 
 from ganseg import datasets, losses, pictures, runs, sampling
+from ganseg.batches import Batches
 from ganseg.discriminator import Discriminator
 from ganseg.errors import UserError
 from ganseg.loop import Loop
@@ -22,7 +22,7 @@ def train(run):
     cfg = run.cfg
     device = sampling.choose_device(cfg.device)
     photos = _load_pictures(run)
-    images = photos.images.to(device)
+    real_batch = Batches(photos.images, cfg, device)
     run.start(device)
     _list_skipped(run, photos)
 
@@ -38,7 +38,7 @@ def train(run):
 
     for step in loop.steps():
         random = rng(cfg.seed, "train", step)
-        real = _real_batch(images, step, cfg, random)
+        real = real_batch(step, random)
         latents = G.sample_latents(cfg.batch_size, random)
 
         # Generate, with the generator's graph only where it will be used
@@ -126,33 +126,6 @@ def _networks(cfg):
                 raise UserError(f"warm_start: {cfg.warm_start} has no {name}; name a run's checkpoint gan-*.pt.")
             runs.load_weights(net, state[name], cfg.warm_start)
     return G, D, G_ema
-
-
-def _real_batch(images, step, cfg, random):
-    """Batch number `step` of an endless pass over the shuffled pictures: (B, 3, S, S) in [-1, 1]."""
-    B = cfg.batch_size
-    epoch, i = divmod(step, len(images) // B)
-    order = torch.randperm(len(images), generator=rng(cfg.seed, "order", epoch))
-    batch = images[order[i * B : (i + 1) * B].to(images.device)].float() / 127.5 - 1
-    if cfg.random_resized_crop:
-        batch = _resized_crop(batch, random)
-    if cfg.flip:
-        flipped = (torch.rand(B, 1, 1, 1, generator=random) < 0.5).to(images.device)
-        batch = torch.where(flipped, batch.flip(-1), batch)
-    return batch.contiguous(memory_format=sampling.memory_format(cfg, images.device))
-
-
-def _resized_crop(batch, random):
-    """A crop of 0.9-1 of the area and an aspect ratio of 0.9-1.1 from each picture, at its old size."""
-    B = len(batch)
-    area, ratio, x, y = torch.rand(4, B, generator=random)
-    area, ratio = 0.9 + 0.1 * area, torch.exp((2 * ratio - 1) * torch.tensor(1.1).log())
-    w, h = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    theta = torch.zeros(B, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = w, h
-    theta[:, 0, 2], theta[:, 1, 2] = (2 * x - 1) * (1 - w), (2 * y - 1) * (1 - h)
-    window = F.affine_grid(theta, list(batch.shape), align_corners=False).to(batch.device)
-    return F.grid_sample(batch, window, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 @torch.no_grad()

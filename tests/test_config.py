@@ -52,7 +52,7 @@ def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(fields, 
 
 
 @pytest.mark.parametrize("name, words", [("creature", "did you mean creatures?"), ("../params/lfw", "known are"),
-                                         ("", "known are creatures")])
+                                         ("", "known are celeba")])
 def test_an_unknown_data_set_is_refused_naming_the_nearest_and_the_known_ones(name, words):
     with pytest.raises(UserError, match="dataset: there is no") as error:
         config.load(name)
@@ -82,7 +82,7 @@ def test_none_keeps_what_the_file_or_the_default_says():
 
 def test_a_preset_goes_over_the_data_set_and_what_is_given_over_both():
     cfg = config.load("lfw", preset="small", margin=7)
-    assert (cfg.reader, cfg.image_size, cfg.margin) == ("lfw", 64, 7)
+    assert (cfg.reader, cfg.image_size, cfg.margin) == ("folder", 64, 7)
     with pytest.raises(UserError, match=r"preset: there is no 'smal' \(did you mean small\?\)"):
         config.load("lfw", preset="smal")
 

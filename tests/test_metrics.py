@@ -6,6 +6,7 @@ from ganseg import metrics
 from ganseg.metrics import LeftOut, Predictions, clustering, landmarks, masks
 
 FACES = ("landmark_error", "landmark_error_with_bias", "landmark_error_mean_landmarks")
+UNDER = ("nmi_keypoints", "ari_keypoints")
 KEYPOINTS = ("keypoint_error_percent", "keypoint_error_percent_mean_keypoints")
 
 
@@ -255,6 +256,41 @@ def test_without_eyes_the_keypoint_error_is_given_instead():
     assert all("landmark_error is given instead" in left_out[name] for name in KEYPOINTS)
 
 
+def test_taichi_mae_is_summed_over_coordinates_and_averaged_where_each_is_known():
+    train, test = rng(1).uniform(-0.5, 0.5, (50, 1, 2)), rng(2).uniform(-0.5, 0.5, (4, 1, 2))
+    joints = [0.5 * x + shift for x in (train, test) for shift in (0.1, -0.2)]  # two joints, exact with bias
+    train_landmarks, truth = np.concatenate(joints[:2], axis=1), np.concatenate(joints[2:], axis=1)
+    off = truth.copy()
+    off[0, 0, 0] += 2 / 255  # one pixel of 256, in one of four pictures
+    off[:, 1, 1] += 4 / 255  # two pixels in each of them
+    off[1:, 1] = np.nan  # of which one remains
+    assert landmarks.taichi_mae(test, off, train, train_landmarks, 256) == pytest.approx(1 / 4 + 2, abs=1e-6)
+    train_landmarks[:, 1] = np.nan
+    with pytest.raises(metrics.LeftOut, match="shown by no training or no test picture"):
+        landmarks.taichi_mae(test, truth, train, train_landmarks, 256)
+
+
+def test_the_label_under_each_visible_keypoint_is_counted():
+    labels = np.zeros((2, 5, 5), np.uint8)
+    labels[0, 0, 4], labels[1, 2, 2] = 1, 3
+    points = np.array([[[1.0, -1], [0, 0]], [[np.nan, 0], [0, 0]]])  # upper right, middle; missing, middle
+    assert clustering.keypoint_table(labels, points).tolist() == [[0, 1, 0, 0], [1, 0, 0, 1]]
+    points[0, 0] = 1.5, 0  # outside the square: left out, as the missing one
+    assert clustering.keypoint_table(labels, points).tolist() == [[0] * 4, [1, 0, 0, 1]]
+    with pytest.raises(metrics.LeftOut, match="no test picture shows a keypoint"):
+        clustering.nmi_keypoints(labels, np.full_like(points, np.nan))
+
+
+def test_nmi_and_ari_of_keypoints_equal_sklearn():
+    labels, points = rng(1).integers(0, 4, (30, 9, 9), np.uint8), rng(2).integers(0, 9, (30, 5, 2))
+    points = np.where(rng(3).uniform(size=(30, 5, 1)) < 0.2, np.nan, points / 4 - 1)
+    shown = ~np.isnan(points[..., 0])
+    x, y = ((points[shown] + 1) * 4).astype(int).T
+    true, under = np.nonzero(shown)[1], labels[np.nonzero(shown)[0], y, x]
+    assert clustering.nmi_keypoints(labels, points) == pytest.approx(normalized_mutual_info_score(true, under))
+    assert clustering.ari_keypoints(labels, points) == pytest.approx(adjusted_rand_score(true, under))
+
+
 # shapes and the registry
 
 
@@ -277,7 +313,8 @@ def test_arrays_that_do_not_fit_together_are_a_value_error(call):
 
 
 def everything():
-    predictions = faces()
+    predictions = faces(n=6)
+    predictions.frame_px = 256.0
     true = rng(5).integers(0, 4, (6, 8, 8), np.uint8)
     predicted = rng(6).integers(0, 4, true.shape, np.uint8)
     predictions.labels, predictions.true_labels, predictions.true_foreground = predicted, true, true != 0
@@ -295,17 +332,18 @@ def test_each_metric_is_either_a_finite_float_or_left_out_and_has_a_protocol():
 
 @pytest.mark.parametrize("field, names, reason", [
     ("labels", {"foreground_iou", "nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou", "collapse",
-                "parts_used", "part_share_min", "background_share"},
+                "parts_used", "part_share_min", "background_share", *UNDER},
      "no part labels were predicted for the test pictures"),
     ("true_labels", {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"},
      "the data set has no true part labels"),
     ("true_foreground", {"foreground_iou"}, "the data set has no true foreground masks"),
     ("train_labels", {"part_miou"}, "no part labels were predicted for the training pictures"),
     ("train_true_labels", {"part_miou"}, "the training pictures have no true part labels"),
-    ("centroids", set(FACES), "no centroids were predicted for the test pictures"),
-    ("train_centroids", set(FACES), "no centroids were predicted for the training pictures"),
-    ("landmarks", set(FACES), "the data set has no landmarks"),
-    ("train_landmarks", set(FACES), "the training pictures have no landmarks"),
+    ("centroids", {*FACES, "taichi_mae"}, "no centroids were predicted for the test pictures"),
+    ("train_centroids", {*FACES, "taichi_mae"}, "no centroids were predicted for the training pictures"),
+    ("landmarks", {*FACES, "taichi_mae", *UNDER}, "the data set has no landmarks"),
+    ("train_landmarks", {*FACES, "taichi_mae"}, "the training pictures have no landmarks"),
+    ("frame_px", {"taichi_mae"}, "the data set has no protocol of its own in pixels of its frames"),
     ("extents_px", set(), None),
 ])
 @pytest.mark.parametrize("absent", [None, np.zeros((0, 8, 8), np.uint8)])

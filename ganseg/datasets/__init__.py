@@ -1,74 +1,102 @@
-"""The data sets: one reader per file, one registry, one class of what they return."""
+"""The data sets: one reader per file, one registry, one cache."""
 
-from dataclasses import dataclass, field
+import hashlib
+import json
 
-import torch
+import numpy as np
 
+from ganseg import runs
+from ganseg.datasets import cache, celeba, creatures, cub, flowers, folder, taichi
+from ganseg.datasets.base import Listing, Pictures, Wanted
+from ganseg.datasets.source import Source, fingerprint, locate
+from ganseg.errors import UserError
+
+__all__ = ["READERS", "Listing", "Pictures", "Source", "Wanted", "load", "spread"]
+
+READERS = {
+    "folder": folder,
+    "celeba": celeba,
+    "celeba_aligned": celeba,
+    "taichi": taichi,
+    "cub": cub,
+    "flowers": flowers,
+}  # the reader creatures draws its pictures
+SPLITS = ("train", "fit", "test")
 N_CREATURES = {"train": 10_000, "test": 500}
 CREATURES_SEED = 0  # fixed, so that every run is tested on the same pictures
 
 
-@dataclass(frozen=True, eq=False)  # == on tensors would raise
-class Pictures:
-    """Pictures of one split, with the annotations there are.
+def load(cfg, split, limit=None, check_all=False):
+    """The pictures of one split, decoded at cfg.image_size once and mapped from the cache ever after.
 
-    Coordinates are (x, y) in [-1, 1] with -1 and 1 on the outer pixel centres: pixel i of S is at
-    -1 + 2i / (S - 1).
-    """
-
-    images: torch.Tensor  # (N, 3, S, S) uint8
-    names: list[str]  # N: path within the source
-    labels: torch.Tensor | None = None  # (N, S, S) uint8, 0 background, parts above
-    landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
-    landmark_names: tuple[str, ...] = ()  # L
-    eyes: tuple[int, int] | None = None  # the two landmarks of the inter-ocular distance
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
-
-    def __len__(self):
-        return len(self.names)
-
-
-def load(cfg, split, limit=None):
-    """The pictures of one split, decoded at cfg.image_size.
-
-    cfg    a config, or anything with the fields of DataConfig
-    split  "train" or "test"
-    limit  at most so many pictures; cfg.max_train_pictures and cfg.max_test_pictures limit too
-    Returns Pictures. The limited pictures are the first ones; for the folder reader, an even spread.
+    cfg        a config, or anything with the fields of DataConfig
+    split      "train", "test", or "fit": the training pictures that regressions and matching are fitted on
+    limit      at most so many pictures, an even spread; cfg.max_train_pictures and cfg.max_test_pictures limit too
+    check_all  compare every picture of the cache with its checksum, not just some
+    Returns Pictures.
     Raises UserError when the source is missing or not what the reader needs, ValueError for another split.
     """
-    if split not in N_CREATURES:
-        raise ValueError(f"split is {split!r}; allowed: {', '.join(N_CREATURES)}")
-    return READERS[cfg.reader](cfg, split, limit)
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; allowed: {', '.join(SPLITS)}")
+    most = cfg.max_test_pictures if split == "test" else cfg.max_train_pictures
+    if cfg.reader == "creatures":
+        return _draw("test" if split == "test" else "train", most, limit, cfg.image_size)
+    pictures = _from_cache(cfg, "test" if split == "test" else "train", most, check_all)
+    rows = pictures.fit if split == "fit" and pictures.fit is not None else np.arange(len(pictures))
+    return pictures.take(rows[spread(len(rows), limit)])
 
 
-def how_many(cfg, split, limit, default):
-    """Pictures wanted of a split: cfg's number, else `default`; never more than `limit`."""
-    most = cfg.max_train_pictures if split == "train" else cfg.max_test_pictures
-    most = default if most is None else most
-    return most if limit is None else min(most, limit)
+def spread(n, limit):
+    """Indices of at most `limit` of n things, evenly spread; None: of all."""
+    k = n if limit is None else min(n, limit)
+    return np.arange(k) * n // max(k, 1)
 
 
-def _read_creatures(cfg, split, limit):
-    """Draws the creatures: as many as the config asks for, there is no end of them."""
-    from ganseg.datasets import creatures
-
-    n = how_many(cfg, split, limit, default=N_CREATURES[split])
-    images, labels, keypoints = creatures.draw(range(n), split, CREATURES_SEED, cfg.image_size)
+def _draw(split, most, limit, image_size):
+    """The first creatures of a split: there is no end of them."""
+    n = min(N_CREATURES[split] if most is None else most, limit or most or N_CREATURES[split])
+    images, labels, keypoints = creatures.draw(range(n), split, CREATURES_SEED, image_size)
     names = [f"{split}-{i:05d}" for i in range(n)]
-    return Pictures(images, names, labels, keypoints, tuple(creatures.KEYPOINT_NAMES))
+    return Pictures(images, names, labels, landmarks=keypoints, landmark_names=tuple(creatures.KEYPOINT_NAMES))
 
 
-def _read_folder(cfg, split, limit):
-    from ganseg.datasets import folder  # not at the top: the readers import Pictures from here
+def _from_cache(cfg, split, most, check_all):
+    reader = READERS[cfg.reader]
+    path = locate(cfg.source, "the folder, zip or tar of the pictures with -p source, or once for all runs by: "
+                  f"ganseg prepare -p dataset {cfg.dataset} -p source PATH")
+    lists = [fingerprint(locate(cfg.split_list, "a file", "split_list"))] if cfg.split_list else []
+    key = [1, cfg.reader, fingerprint(path), lists, split, cfg.image_size, cfg.crop, most]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    root = runs.cache_folder(cfg.dataset)
 
-    return folder.read(cfg, split, limit)
+    def make():
+        root.mkdir(parents=True, exist_ok=True)
+        source = Source(path, archives=reader.ARCHIVES, scratch=root)
+        try:
+            check_layout(source, cfg.reader)
+            listing = reader.read(source, split, cfg)
+        except BaseException:
+            source.close()
+            raise
+        if not listing.names:
+            raise source.error(f"holds no picture of the split {split}.")
+        return source, listing.take(spread(len(listing.names), most))
+
+    return cache.open_or_build(root / f"{split}-{digest}", make, cfg.image_size, cfg.crop, check_all)
 
 
-def _read_lfw(cfg, split, limit):
-    from ganseg.datasets import lfw
+def wanted(reader):
+    """The layout that a reader looks for, a list of base.Wanted."""
+    return READERS[reader].WANTED_ALIGNED if reader == "celeba_aligned" else READERS[reader].WANTED
 
-    return lfw.read(cfg, split, limit)
+
+def published(reader):
+    """Pictures per split as published, where they are."""
+    return READERS[reader].PUBLISHED_ALIGNED if reader == "celeba_aligned" else READERS[reader].PUBLISHED
 
 
-READERS = {"creatures": _read_creatures, "folder": _read_folder, "lfw": _read_lfw}
+def check_layout(source, reader):
+    """Raise UserError naming every required file that is missing."""
+    missing = [w.name for w in wanted(reader) if w.required and not source.has(w)]
+    if missing:
+        raise source.error(f"lacks {', '.join(missing)}. {READERS[reader].OBTAIN}.")

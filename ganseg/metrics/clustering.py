@@ -105,3 +105,36 @@ def part_miou(labels, true_labels, train_labels, train_true_labels, n_parts):
     scores = np.zeros(len(present))
     scores[true] = part_ious(test)[true, predicted] * (train_ious[true, predicted] > 0)
     return scores[present].mean()
+
+
+def keypoint_table(labels, landmarks):
+    """Which predicted label lies under each visible keypoint, (L, n_predicted) int64, test set pooled.
+
+    labels     (N, S, S), 0 background
+    landmarks  (N, L, 2) in [-1, 1], (x, y), NaN where missing; those outside the square are left out
+    Raises LeftOut when no keypoint is visible.
+    """
+    N, L, _ = landmarks.shape
+    S = labels.shape[-1]
+    shown = np.isfinite(landmarks).all(axis=-1)
+    pixels = np.rint((np.where(shown[..., None], landmarks, 0) + 1) / 2 * (S - 1)).astype(np.intp)
+    shown &= ((pixels >= 0) & (pixels < S)).all(axis=-1)
+    if not shown.any():
+        raise LeftOut("no test picture shows a keypoint")
+    picture, keypoint = np.nonzero(shown)
+    x, y = pixels[picture, keypoint].T
+    table = np.zeros((L, int(labels.max()) + 1), np.int64)
+    np.add.at(table, (keypoint, labels[picture, y, x]), 1)
+    return table
+
+
+@metric("NMI of the keypoint's name and the label predicted under it, a predicted background being a class like any "
+        "other, over all visible keypoints of the test set pooled.")
+def nmi_keypoints(labels, landmarks):
+    return normalized_mutual_information(keypoint_table(labels, landmarks))
+
+
+@metric("ARI of the keypoint's name and the label predicted under it, a predicted background being a class like any "
+        "other, over all visible keypoints of the test set pooled.")
+def ari_keypoints(labels, landmarks):
+    return adjusted_rand_index(keypoint_table(labels, landmarks))

@@ -33,6 +33,8 @@ class Predictions:
     landmarks: np.ndarray | None = _optional("the data set has no landmarks")
     train_landmarks: np.ndarray | None = _optional("the training pictures have no landmarks")
     eyes: tuple[int, int] | None = _optional("the data set's landmarks name no pair of eyes")  # two of 0..L-1
+    # Width of the frames whose pixels the data set's own protocol counts
+    frame_px: float | None = _optional("the data set has no protocol of its own in pixels of its frames")
     # (N, H, W) and (M, H, W) uint8: 0 background, predicted parts 1..K
     labels: np.ndarray | None = _optional("no part labels were predicted for the test pictures")
     train_labels: np.ndarray | None = _optional("no part labels were predicted for the training pictures")

@@ -1,0 +1,70 @@
+"""What readers say about a data set, and what everybody else gets of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, eq=False)  # == on tensors would raise
+class Pictures:
+    """Pictures of one split, with the annotations there are.
+
+    Coordinates are (x, y) in [-1, 1] with -1 and 1 on the outer pixel centres: pixel i of S is at
+    -1 + 2i / (S - 1).
+    """
+
+    images: torch.Tensor  # (N, 3, S, S) uint8; of a data set on disk a map of the cache's file
+    names: np.ndarray | list[str]  # N: path within the source
+    labels: torch.Tensor | None = None  # (N, S, S) uint8, 0 background, parts above
+    only_foreground: bool = False  # labels say foreground or not, no parts
+    landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
+    landmark_names: tuple[str, ...] = ()  # L
+    eyes: tuple[int, int] | None = None  # the two landmarks of the inter-ocular distance
+    frame_px: float | None = None  # width of the frames in which the data set's own protocol counts pixels
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
+    fit: np.ndarray | None = None  # training pictures that regressions and matching are fitted on; None: all
+
+    def __len__(self):
+        return len(self.names)
+
+    def take(self, rows):
+        """The pictures at some rows (an array of indices), gathered in memory; all of them stay as they are."""
+        if len(rows) == len(self):
+            return self
+        kept = {name: value[rows] for name in ("images", "labels", "landmarks") if (value := getattr(self, name)) is not None}
+        return replace(self, names=[self.names[i] for i in rows], fit=None, **kept)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """What a reader finds of one split, nothing decoded yet. Masks and landmarks are in the picture's own pixels."""
+
+    names: list[str]  # N paths within the source
+    masks: list[str | None] | None = None  # N paths of their masks, None where a picture has none
+    to_labels: Callable | None = None  # see the functions of ganseg.datasets.decode with this argument
+    only_foreground: bool = False  # the masks know no parts
+    landmarks: np.ndarray | None = None  # (N, L, 2) float: x, y, pixel centres being whole numbers; NaN missing
+    landmark_names: tuple[str, ...] = ()
+    eyes: tuple[int, int] | None = None  # indices of left and right eye
+    frame_px: float | None = None
+    fit: np.ndarray | None = None  # (N,) bool: of the training pictures, those to fit on; None: all
+
+    def take(self, rows):
+        """The listing of some rows."""
+        rows = np.asarray(rows, np.int64)
+        values = {name: getattr(self, name) for name in ("masks", "landmarks", "fit")}
+        values |= {k: v[rows] for k, v in values.items() if isinstance(v, np.ndarray)}
+        values |= {k: [v[i] for i in rows] for k, v in values.items() if isinstance(v, list)}
+        same = ("to_labels", "only_foreground", "landmark_names", "eyes", "frame_px")
+        return Listing([self.names[i] for i in rows], **values, **{name: getattr(self, name) for name in same})
+
+
+class Wanted(NamedTuple):
+    """A file or folder of a data set's layout."""
+
+    name: str  # as Source.find and Source.folder look for it: a folder ends in /
+    purpose: str  # what cannot be done without it
+    required: bool = True  # nothing can be done without it

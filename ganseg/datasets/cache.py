@@ -1,0 +1,222 @@
+"""Decoded squares on disk, made once for each source, size and crop: a folder of npy files.
+
+npy because numpy itself writes, maps and checks it: a picture is one row at a known place, so that a map of a
+million pictures opens at once and a batch is one gather; the files can be sparse, every language reads them, and
+it is no further dependency. (Arrow and HDF5 maps add a library and a copy; record files for streaming, such as
+WebDataset, give no random access; zarr decompresses whole chunks.)
+
+images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8, landmarks.npy (N, L, 2), fit.npy (N,), names.npy (N,),
+crc.npy (N,): the checksum of each row of images and labels; index.json: the rest, written last.
+"""
+
+import json
+import mmap
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from ganseg.datasets import decode
+from ganseg.datasets.base import Pictures
+from ganseg.datasets.source import printable
+from ganseg.errors import UserError
+
+CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks all
+MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
+FACTS = ("landmark_names", "eyes", "frame_px", "only_foreground")
+
+
+class Damaged(Exception):
+    """The cache is not what was written."""
+
+
+def open_or_build(folder, make, image_size, crop, check_all=False):
+    """The pictures of a cache, which is built where it is not there or damaged.
+
+    folder     Path of the cache, named after all that determines it
+    make       function without arguments: (Source, Listing); called only to build
+    check_all  compare the checksums of all rows instead of a spread of them
+    Returns Pictures, mapped from the files. Raises UserError for what a reader or picture does not allow;
+    nothing is left on disk then.
+    """
+    pictures = _open_whole(folder, check_all)
+    if pictures is None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # a second process waits, and finds it built
+            pictures = _open_whole(folder, check_all)
+            if pictures is None:
+                for old in [folder, *folder.parent.glob(folder.name + ".partial-*")]:
+                    shutil.rmtree(old, ignore_errors=True)
+                source, listing = make()
+                with source:
+                    _build(folder, source, listing, image_size, crop)
+                pictures = open_cache(folder)
+    return pictures
+
+
+def open_cache(folder, check_all=False):
+    """Pictures of a whole cache; FileNotFoundError where there is none, Damaged where it is not as written."""
+    facts = _index(folder)
+    for name, (size, crc) in facts["files"].items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != size:
+            raise Damaged(f"{name} has not the {size:,} bytes that were written")
+        if crc is not None and _crc_of_file(path) != crc:
+            raise Damaged(f"{name} is not what was written")
+    # "c": a private map that torch may take as writable; nothing is written
+    arrays = {name[:-4]: np.load(folder / name, mmap_mode="c") for name in facts["files"]}
+    crc = arrays.pop("crc")
+    for name in {"images", "labels"} & arrays.keys():  # else a cold row reads two megabytes around it
+        arrays[name]._mmap.madvise(mmap.MADV_RANDOM)
+    rows = range(len(crc)) if check_all else np.linspace(0, len(crc) - 1, min(CHECKED_ROWS, len(crc))).astype(int)
+    for i in rows:
+        if _crc_of_row(arrays, i) != crc[i]:
+            raise Damaged(f"picture {i} ({arrays['names'][i]}) is not what was written")
+    fit = np.flatnonzero(arrays.pop("fit")) if "fit" in arrays else None
+    names = arrays.pop("names")
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    kept = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in FACTS}
+    return Pictures(names=names, fit=fit, skipped=[tuple(pair) for pair in facts["skipped"]], **tensors, **kept)
+
+
+def _open_whole(folder, check_all):
+    try:
+        return open_cache(folder, check_all)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        print(f"The cache {folder} is damaged ({error}) and is built again.", flush=True)
+        return None
+
+
+def _index(folder):
+    try:
+        return json.loads((folder / "index.json").read_text())
+    except ValueError as error:
+        raise Damaged(f"index.json cannot be read: {error}") from None
+
+
+def _build(folder, source, listing, image_size, crop):
+    """Decode a listing into the cache's folder, whole or not at all."""
+    n = len(listing.names)
+    needed = n * image_size**2 * (3 if listing.masks is None else 4)
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise UserError(f"source: {n:,} pictures at {image_size} pixels need {needed / 1e9:.1f} GB in "
+                        f"{folder.parent}, where {free / 1e9:.1f} GB are free; set GANSEG_OUTPUTS to a larger disk.")
+    scratch = Path(tempfile.mkdtemp(prefix=folder.name + ".partial-", dir=folder.parent))
+    try:
+        _write(scratch, source, listing, image_size, crop)
+        os.replace(scratch, folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _write(folder, source, listing, S, crop):
+    n = len(listing.names)
+    arrays = {"images": _create(folder, "images", (n, 3, S, S))}
+    if listing.masks is not None:
+        arrays["labels"] = _create(folder, "labels", (n, S, S))
+    sizes, crc = np.zeros((n, 2), np.int64), np.zeros(n, np.uint32)
+
+    def work(i):
+        try:
+            square, sizes[i] = decode.read_square(source.read(listing.names[i]), S, crop)
+        except Exception as error:  # a damaged archive or file raises nearly anything
+            return decode.reason(error)
+        arrays["images"][i] = square.transpose(2, 0, 1)
+        mask = listing.masks and listing.masks[i]
+        if mask:
+            try:
+                arrays["labels"][i] = decode.read_labels(source.read(mask), sizes[i], listing.to_labels, S, crop)
+            except Exception as error:
+                raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
+        crc[i] = _crc_of_row(arrays, i)
+
+    reasons = decode.in_threads(work, n)
+    kept = [i for i in range(n) if reasons[i] is None]
+    skipped = [(printable(listing.names[i]), reasons[i]) for i in range(n) if reasons[i] is not None]
+    if skipped and not kept:
+        name, why = skipped[0]
+        raise UserError(f"source: none of {n:,} pictures can be read; {name}: {why}.")
+    if skipped:
+        arrays = {name: _keep_rows(folder, name, array, kept) for name, array in arrays.items()}
+        listing, sizes, crc = listing.take(kept), sizes[kept], crc[kept]
+    for array in arrays.values():
+        array.flush()
+
+    index = {"crc": crc, "names": np.array([printable(name) for name in listing.names])}
+    if listing.landmarks is not None:
+        index["landmarks"] = to_square(_inside(listing, sizes), sizes, crop).astype(np.float32)
+    if listing.fit is not None:
+        index["fit"] = np.asarray(listing.fit, bool)
+    for name, array in index.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    files = {f"{name}.npy": ((folder / f"{name}.npy").stat().st_size, None) for name in arrays}
+    files |= {f"{name}.npy": ((folder / f"{name}.npy").stat().st_size, _crc_of_file(folder / f"{name}.npy"))
+              for name in index}
+    facts = {"files": files, "skipped": skipped, **{name: getattr(listing, name) for name in FACTS}}
+    (folder / "index.json").write_text(json.dumps(facts))
+
+
+def to_square(points, sizes, crop):
+    """Pixels of the pictures to [-1, 1] of their squares.
+
+    points  (N, L, 2) x, y in pixels; pixel centres are whole numbers
+    sizes   (N, 2) width and height in pixels
+    Returns (N, L, 2); the outer pixel centres of what the square shows are -1 and 1.
+    """
+    shown = sizes.min(axis=1, keepdims=True) if crop == "center" else sizes
+    offset = (sizes - shown) / 2
+    return 2 * (points - offset[:, None]) / (shown[:, None] - 1) - 1
+
+
+def _inside(listing, sizes):
+    """The landmarks, NaN where outside their picture; UserError when that is more than a slip here and there."""
+    points = np.array(listing.landmarks, np.float64)
+    with np.errstate(invalid="ignore"):
+        outside = ((points < -1) | (points > sizes[:, None])).any(axis=-1)  # a pixel of tolerance
+    if outside.any():
+        i, j = np.argwhere(outside)[0]
+        x, y = points[i, j]
+        where = (f"{int(outside.sum()):,} landmarks lie outside their pictures, the first is {listing.landmark_names[j]} "
+                 f"of {printable(listing.names[i])}: ({x:g}, {y:g}) in {sizes[i][0]} x {sizes[i][1]} pixels")
+        if outside.sum() > MAX_OUTSIDE * np.isfinite(points).all(axis=-1).sum():
+            raise UserError(f"source: {where}; x, y are expected in pixels of the picture.")
+        print(f"{where}; they count as missing.", flush=True)
+        points[outside] = np.nan
+    return points
+
+
+def _create(folder, name, shape):
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _keep_rows(folder, name, array, kept):
+    """The same file with some rows only."""
+    fewer = np.lib.format.open_memmap(folder / "fewer.npy", mode="w+", dtype=array.dtype,
+                                      shape=(len(kept), *array.shape[1:]))
+    for first in range(0, len(kept), 1024):
+        fewer[first : first + 1024] = array[kept[first : first + 1024]]
+    os.replace(folder / "fewer.npy", folder / f"{name}.npy")
+    return fewer
+
+
+def _crc_of_row(arrays, i):
+    return zlib.crc32(arrays["labels"][i], zlib.crc32(arrays["images"][i])) if "labels" in arrays else \
+        zlib.crc32(arrays["images"][i])
+
+
+def _crc_of_file(path):
+    crc = 0
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            crc = zlib.crc32(piece, crc)
+    return crc
+

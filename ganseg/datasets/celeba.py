@@ -1,0 +1,134 @@
+"""CelebA, in the wild or aligned, with five landmarks; tested on the pictures of MAFL, a subset with lists of its own.
+
+In the wild a picture counts when the face's box covers 30 % of it or more. Left and right are as seen in the picture.
+"""
+
+import numpy as np
+import torchvision
+from PIL import Image
+
+from ganseg.datasets.base import Listing, Wanted
+from ganseg.datasets.decode import FORMATS, in_threads
+from ganseg.datasets.source import EXTENSIONS
+
+ARCHIVES = ("img_align_celeba.zip",)
+OBTAIN = (
+    "CelebA is at https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: put the lists of Anno/ and Eval/ into a folder, "
+    "with img_celeba/ (unpack img_celeba.7z.001, which joins its parts) or, for celeba_aligned, img_align_celeba.zip "
+    "or what it unpacks to; add training.txt and testing.txt of MAFL, "
+    "https://github.com/zhzhanp/TCDCN-face-alignment/tree/master/MAFL"
+)
+BOXES, PARTITION = "list_bbox_celeba.txt", "list_eval_partition.txt"
+FIT, TEST = "training.txt", "testing.txt"  # MAFL
+LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+MIN_FACE = 0.3  # share of the picture that the face's box covers
+
+_LISTS = [
+    Wanted(PARTITION, "the training split"),
+    Wanted(FIT, "the regression of landmark_error"),
+    Wanted(TEST, "the test split, which is kept out of training"),
+]
+WANTED = [
+    Wanted("img_celeba/", "anything: the pictures"),
+    Wanted("list_landmarks_celeba.txt", "landmark_error"),
+    Wanted(BOXES, "the choice of pictures whose face is large enough"),
+    *_LISTS,
+]
+WANTED_ALIGNED = [
+    Wanted("img_align_celeba/", "anything: the pictures"),
+    Wanted("list_landmarks_align_celeba.txt", "landmark_error"),
+    *_LISTS,
+]
+PUBLISHED = {"train": 45_600}  # about
+PUBLISHED_ALIGNED = {}
+
+
+def read(source, split, cfg):
+    """One split: "train" is CelebA's without MAFL's test pictures, "test" is MAFL's.
+
+    Of the training pictures, regressions are fitted on those that are MAFL's training pictures too.
+    Returns a Listing. Raises UserError when a list is missing or malformed, or names pictures that are not there.
+    """
+    wild = cfg.reader == "celeba"
+    pictures, landmark_list = (wanted.name for wanted in (WANTED if wild else WANTED_ALIGNED)[:2])
+    folder = source.folder(pictures[:-1])
+    if folder is None:
+        raise source.error(f"lacks {pictures}, a folder of pictures.")
+    there = {name[len(folder) :] for name in source.names if name.startswith(folder)}
+    test = _table(source, TEST, 0)
+    if split == "train":
+        chosen_by, fit = PARTITION, _table(source, FIT, 0)
+        names = [name for name, (part,) in _table(source, PARTITION, 1).items() if part == 0 and name not in test]
+        _check_all_in(there, source, pictures, list(fit), FIT)
+    else:
+        chosen_by, names = TEST, list(test)
+    _check_all_in(there, source, pictures, names, chosen_by)
+    if wild:
+        boxes = _table(source, BOXES, 4)
+        _check_all_in(boxes, source, BOXES, names, chosen_by)
+        large = _has_large_face(source, [folder + name for name in names], [boxes[name] for name in names])
+        names = [name for name, is_large in zip(names, large, strict=True) if is_large]
+    landmarks = _table(source, landmark_list, 2 * len(LANDMARKS))
+    _check_all_in(landmarks, source, landmark_list, names, chosen_by)
+    return Listing(
+        [folder + name for name in names],
+        landmarks=np.array([landmarks[name] for name in names], np.float64).reshape(-1, len(LANDMARKS), 2),
+        landmark_names=LANDMARKS,
+        eyes=(0, 1),
+        fit=np.array([name in fit for name in names], bool) if split == "train" else None,
+    )
+
+
+def download(folder, reader):
+    """Fetch the aligned pictures and CelebA's lists by torchvision, which wants gdown; not MAFL's lists.
+
+    Raises RuntimeError when that fails.
+    """
+    if reader == "celeba":
+        raise RuntimeError(f"torchvision has only the aligned pictures, the data set celeba_aligned. {OBTAIN}")
+    torchvision.datasets.CelebA(folder, download=True)
+
+
+def _table(source, name, n):
+    """{picture: its n numbers} of a list. Its first two lines may be a header: how many pictures, and the columns."""
+    path = source.find(name)
+    if path is None:
+        raise source.error(f"lacks {name}.")
+    rows = {}
+    for number, line in enumerate(source.text(path), 1):
+        picture, *fields = line.split() or [""]
+        is_row = picture.lower().endswith(EXTENSIONS)
+        if not picture or (number <= 2 and not is_row):
+            continue
+        try:
+            rows[picture] = [float(field) for field in fields]
+        except ValueError:
+            is_row = False
+        if not is_row or len(fields) != n:
+            numbers = {0: "", 1: " and a number"}.get(n, f" and {n} numbers")
+            raise source.error(f"has a malformed line in {path}: line {number}, {line[:100]!r}, is not a picture's "
+                               f"name{numbers}.")
+    if not rows:
+        raise source.error(f"has no picture in {path}.")
+    return rows
+
+
+def _check_all_in(known, source, where, names, name_of_list):
+    absent = [name for name in names if name not in known]
+    if absent:
+        raise source.error(f"lacks {len(absent):,} of {len(names):,} pictures of {name_of_list} in {where}, "
+                           f"the first is {absent[0]}.")
+
+
+def _has_large_face(source, paths, boxes):
+    """Whether each box (x, y, width, height) is a large enough part of its picture. Reads the headers of all."""
+
+    def work(i):
+        try:
+            with source.open(paths[i]) as file, Image.open(file, formats=FORMATS) as picture:
+                width, height = picture.size
+        except Exception:  # damaged: decoding will say so and skip it
+            return True
+        return boxes[i][2] * boxes[i][3] >= MIN_FACE * width * height
+
+    return in_threads(work, len(paths), "measured")

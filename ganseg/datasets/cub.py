@@ -1,0 +1,126 @@
+"""CUB-200-2011: birds with 15 part locations and, from an archive of their own, foreground masks."""
+
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from ganseg.datasets.base import Listing, Wanted
+from ganseg.datasets.source import locate
+from ganseg.errors import UserError
+
+ARCHIVES = ("CUB_200_2011.tgz", "segmentations.tgz")
+OBTAIN = (
+    "CUB-200-2011 is at https://www.vision.caltech.edu/datasets/cub_200_2011/ (pictures and lists in "
+    "https://data.caltech.edu/records/65de6-vp158, masks in https://data.caltech.edu/records/w9d68-gec53): put "
+    "CUB_200_2011.tgz and segmentations.tgz into a folder, unpacked or not"
+)
+IMAGES, SPLIT, PARTS, LOCATIONS = "images.txt", "train_test_split.txt", "parts/parts.txt", "parts/part_locs.txt"
+WANTED = [
+    Wanted(IMAGES, "anything: the list of the pictures"),
+    Wanted("images/", "anything: the pictures"),
+    Wanted(SPLIT, "the official split, the fallback where no split_list is given", required=False),
+    Wanted(PARTS, "metrics of landmarks", required=False),
+    Wanted(LOCATIONS, "metrics of landmarks", required=False),
+    Wanted("segmentations/", "foreground_iou", required=False),
+]
+PUBLISHED = {"train": 10_000, "test": 1_000}  # by a list like split_list; the official split has other numbers
+
+
+def read(source, split, cfg):
+    """One split: by the list cfg.split_list, else the official one, else every tenth picture is tested on.
+
+    Returns a Listing, with landmarks and masks where the source has them.
+    Raises UserError when a list is missing or malformed, or names what is not there.
+    """
+    path = source.find(IMAGES)
+    if path is None:
+        raise source.error(f"lacks {IMAGES}.")
+    folder, there = path.removesuffix(IMAGES) + "images/", set(source.names)
+    pictures = _table(source.text(path), _where(source, path), "id path", int, str)
+    absent = [folder + name for name in pictures.values() if folder + name not in there]
+    _refuse(absent, pictures, f"{_where(source, path)} names pictures that are not there")
+    ids = _ids(source, split, cfg.split_list, sorted(pictures))
+    annotations, masks_folder = _landmarks(source, ids, pictures), source.folder("segmentations")
+    if masks_folder is not None:
+        masks = [masks_folder + str(PurePosixPath(pictures[i]).with_suffix(".png")) for i in ids]
+        absent = [mask for mask in masks if mask not in there]
+        _refuse(absent, masks, f"{source.called}: {source.path} lacks masks of the split {split}")
+        annotations |= {"masks": masks, "to_labels": to_labels, "only_foreground": True}
+    return Listing([folder + pictures[i] for i in ids], **annotations)
+
+
+def to_labels(mask, resize):
+    """Foreground of a mask, which is grey where the annotators disagreed.
+
+    mask    PIL image
+    resize  function (image, resample) that makes a square of S pixels
+    Returns uint8 (S, S): 1 where the resized mask is over 127.5, else 0.
+    """
+    return (np.asarray(resize(mask.convert("L"), Image.Resampling.BILINEAR)) > 127.5).astype(np.uint8)
+
+
+def _ids(source, split, split_list, known):
+    """The ids of a split, of the ascending `known` ones."""
+    official = source.find(SPLIT)
+    if split_list is not None:
+        where, wanted = f"split_list: {split_list}", {"train": 0, "test": 2}[split]
+        try:
+            text = locate(split_list, "a file of lines 'id split'", "split_list").read_text("utf-8-sig", "replace")
+        except OSError as error:
+            raise UserError(f"{where} cannot be read: {error.strerror}.") from None
+        part_of = _table(text.splitlines(), where, "id split", int, {"0": 0, "1": 1, "2": 2}.__getitem__)
+    elif official is not None:
+        where, wanted = _where(source, official), {"train": 1, "test": 0}[split]
+        part_of = _table(source.text(official), where, "id is_train", int, {"0": 0, "1": 1}.__getitem__)
+        _refuse([i for i in known if i not in part_of], known, f"{where} leaves out ids of {IMAGES}")
+    else:
+        print(f"{source.path} lacks {SPLIT}: every tenth picture by id is tested on, the others train.", flush=True)
+        return [i for row, i in enumerate(known) if (row % 10 == 0) == (split == "test")]
+    _refuse(sorted(part_of.keys() - set(known)), part_of, f"{where} names ids that {IMAGES} lacks")
+    return [i for i in known if part_of.get(i) == wanted]  # a user's list may leave pictures out
+
+
+def _landmarks(source, ids, pictures):
+    """Landmarks and their names as fields of a Listing; none where one of the two files is missing."""
+    path, path_of_names = source.find(LOCATIONS), source.find(PARTS)
+    if path is None or path_of_names is None:
+        return {}
+    names = _table(source.text(path_of_names), _where(source, path_of_names), "id name", int, str)
+    where, form = _where(source, path), "image_id part_id x y visible"
+    locations = _table(source.text(path), where, form, int, int, float, float, {"0": False, "1": True}.__getitem__)
+    _refuse([i for i, _ in locations if i not in pictures], locations, f"{where} names ids that {IMAGES} lacks")
+    _refuse([part for _, part in locations if part not in names], locations, f"{where} names parts that {PARTS} lacks")
+    landmarks = np.full((len(ids), len(names), 2), np.nan)
+    row, column = ({key: n for n, key in enumerate(keys)} for keys in (ids, names))
+    for (i, part), (x, y, visible) in locations.items():
+        if visible and i in row:
+            landmarks[row[i], column[part]] = x, y
+    return {"landmarks": landmarks, "landmark_names": tuple(names.values())}
+
+
+def _table(lines, where, form, *kinds):
+    """{id: what follows it} of a list's lines; `form` names the fields, those that end in id are the key."""
+    rows, n_ids = {}, sum(field.endswith("id") for field in form.split())
+    for number, line in enumerate(lines, 1):
+        fields = line.strip().split(maxsplit=len(kinds) - 1)  # the last field may hold spaces
+        if not fields:
+            continue
+        try:
+            values = [kind(field) for kind, field in zip(kinds, fields, strict=True)]
+        except (ValueError, KeyError):
+            raise UserError(f"{where}, line {number}: {line[:100]!r} is not '{form}'.") from None
+        key, value = (v[0] if len(v) == 1 else tuple(v) for v in (values[:n_ids], values[n_ids:]))
+        if key in rows:
+            raise UserError(f"{where}, line {number}: {line[:100]!r} has the id of an earlier line.")
+        rows[key] = value
+    return rows
+
+
+def _where(source, path):
+    return f"{source.called}: {path} of {source.path}"
+
+
+def _refuse(wrong, of, sentence):
+    if wrong:
+        raise UserError(f"{sentence}: {len(wrong):,} of {len(of):,}, the first is {wrong[0]}.")

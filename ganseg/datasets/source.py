@@ -1,0 +1,249 @@
+"""Files of a folder, zip or tar by their path within, opened with care: sources come from anywhere."""
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+import threading
+import zipfile
+import zlib
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from ganseg import config
+from ganseg.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+CLUTTER = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
+NO_PICTURES = (f"holds no pictures; looked for {', '.join(EXTENSIONS)} in any letter case, in subfolders too, hidden "
+               "files left out.")
+MAX_BYTES = 2**30  # of one unpacked file: a zip can hold terabytes of zeros
+
+
+def locate(path, wanted, called="source"):
+    """The path a user named: from the working directory, else from the project root.
+
+    wanted  what it should be, for the message when it is not set
+    Raises UserError when it is not set or not there.
+    """
+    if not path:
+        raise UserError(f"{called}: is not set; name {wanted}.")
+    candidates = [Path(path).expanduser(), config.ROOT / path]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate.absolute()
+    looked = " or ".join(dict.fromkeys(str(candidate.absolute()) for candidate in candidates))
+    raise UserError(f"{called}: there is no {looked}; name {wanted}.")
+
+
+def fingerprint(path):
+    """A text that changes when a file of a folder, or the archive, is added, removed or changed."""
+    path = Path(path)
+    files = sorted(_walk(path)) if path.is_dir() else [(path.name, path.stat())]
+    digest = hashlib.sha256()
+    for name, stat in files:
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+class Source:
+    """A folder, zip, tar or single picture, as files by name; a context manager, as a tar is unpacked for the time.
+
+    path      of the source
+    called    the parameter, for messages
+    archives  endings of archives inside a folder whose content counts as lying beside them
+    scratch   where tars are unpacked; None: the system's folder for temporary files
+    Raises UserError when it is missing, damaged, unsafe or of another kind.
+    """
+
+    def __init__(self, path, called="source", archives=(), scratch=None):
+        self.path, self.called, self._scratch = Path(path), called, scratch
+        self._mounts, self._temporary = [], []
+        try:
+            if self.path.is_dir():
+                self._mounts.append(_Folder(self.path))
+                inner = [name for name in self._mounts[0].names if archives and name.endswith(tuple(archives))]
+                for name in inner:
+                    self._mount(self.path / name, str(PurePosixPath(name).parent))
+            else:
+                self._mount(self.path, ".")
+        except BaseException:
+            self.close()
+            raise
+        names = {name for mount in self._mounts for name in mount.names}
+        self.names = sorted(name for name in names if not _is_clutter(name))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        for folder in self._temporary:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def read(self, name):
+        """The bytes of a file. Raises OSError, ValueError or whatever a damaged archive leads to."""
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name):
+        """A file opened for reading bytes; of a folder, what is not read stays on the disk."""
+        mount = next(mount for mount in self._mounts if name in mount)
+        return mount.open(name)
+
+    def text(self, name):
+        """A text file's lines, without a byte order mark."""
+        return self.read(name).decode("utf-8-sig", "replace").splitlines()
+
+    def find(self, ending):
+        """The file whose path is or ends in /`ending`, the one nearest the top; None where there is none."""
+        matches = [name for name in self.names if name == ending or name.endswith("/" + ending)]
+        return min(matches, key=lambda name: (name.count("/"), name), default=None)
+
+    def folder(self, name):
+        """The path, with /, of the folder `name/` nearest the top; None where there is none or it is empty."""
+        matches = {f[: ("/" + f).index(f"/{name}/") + len(name) + 1] for f in self.names if f"/{name}/" in "/" + f}
+        return min(matches, key=lambda f: (f.count("/"), f), default=None)
+
+    def has(self, wanted):
+        """Whether a base.Wanted is there."""
+        name = wanted.name
+        return (self.folder(name[:-1]) if name.endswith("/") else self.find(name)) is not None
+
+    def pictures(self):
+        """The names that are pictures by their ending."""
+        return [name for name in self.names if is_picture(name)]
+
+    def error(self, sentence):
+        """A UserError about this source."""
+        return UserError(f"{self.called}: {self.path} {sentence}")
+
+    def _mount(self, path, prefix):
+        if path.is_file() and path.name.lower().endswith(TAR):
+            folder = Path(tempfile.mkdtemp(prefix="unpacked-", dir=self._scratch))
+            self._temporary.append(folder)
+            _unpack(path, folder, self.called)
+            self._mounts.append(_Folder(folder, prefix))
+        elif path.is_file() and is_picture(path.name):
+            self._mounts.append(_File(path))
+        elif path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)):
+            self._mounts.append(_Zip(path, prefix, self.called))
+        elif ".7z" in path.suffixes and path.is_file():
+            raise UserError(f"{self.called}: {path} is a 7z archive: unpack it first (7z x {path.name}) and name the "
+                            "folder.")
+        elif path.exists():
+            raise UserError(f"{self.called}: {path} is neither a folder nor a zip or tar of pictures nor a picture "
+                            f"({', '.join(EXTENSIONS)}).")
+        else:
+            raise UserError(f"{self.called}: there is no {path.absolute()}.")
+
+
+class _Folder:
+    def __init__(self, root, prefix="."):
+        self.root, self.prefix = root, "" if prefix == "." else prefix + "/"
+        self.names = [self.prefix + name for name, _ in _walk(root)]
+
+    def __contains__(self, name):
+        return name.startswith(self.prefix) and (self.root / name[len(self.prefix):]).is_file()
+
+    def open(self, name):
+        return open(self.root / name[len(self.prefix):], "rb")
+
+
+class _File:
+    def __init__(self, path):
+        self.path, self.names = path, [path.name]
+
+    def __contains__(self, name):
+        return name == self.path.name
+
+    def open(self, name):
+        return open(self.path, "rb")
+
+
+class _Zip:
+    def __init__(self, path, prefix, called):
+        try:
+            self.archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(f"{called}: {path} cannot be opened as a zip: {_one_line(error)}; it may be damaged or "
+                            "incomplete, copy or download it again.") from None
+        self.lock = threading.Lock()  # one handle for all threads
+        self.members = {}
+        for member in self.archive.infolist():
+            name = member.filename.replace("\\", "/")
+            if name.startswith("/") or ".." in PurePosixPath(name).parts:
+                raise UserError(f"{called}: {path} holds {name!r}, a path that leads out of the archive; such an "
+                                "archive is not opened.")
+            if not member.is_dir():
+                self.members[str(PurePosixPath(prefix, name))] = member
+        self.names = list(self.members)
+
+    def __contains__(self, name):
+        return name in self.members
+
+    def open(self, name):
+        if self.members[name].file_size > MAX_BYTES:
+            raise ValueError(f"{self.members[name].file_size:,} bytes are too many for one picture")
+        with self.lock:
+            return io.BytesIO(self.archive.read(self.members[name]))
+
+
+def _unpack(path, folder, called):
+    try:
+        with tarfile.open(path) as archive:
+            archive.extractall(folder, filter="data")  # refuses paths and links that lead outside, and devices
+    except tarfile.FilterError as error:
+        raise UserError(f"{called}: {path} holds {error.tarinfo.name!r}, which leads out of the archive or is no "
+                        "file; such an archive is not opened.") from None
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise UserError(f"{called}: {path} cannot be unpacked: {_one_line(error)}; it may be damaged or incomplete, "
+                        "copy or download it again.") from None
+
+
+def _walk(root, prefix="", seen=frozenset()):
+    """(name, stat) of all files below a folder; links are followed, but not in a circle."""
+    here = os.path.realpath(root)
+    if here in seen:
+        return
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {here})
+            elif entry.is_file():
+                yield prefix + entry.name, entry.stat()
+
+
+def is_picture(name):
+    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+
+
+def _is_clutter(name):
+    return any(part.startswith(".") or part in CLUTTER for part in PurePosixPath(name).parts)
+
+
+def printable(name):
+    """A file name that can be printed: those that are not UTF-8 cannot."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _one_line(error):
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def list_pictures(path, called="source"):
+    """The pictures of a folder, zip or tar, or one picture itself.
+
+    Returns a list of (name, opener), sorted by name: the path within, and a function that returns the bytes.
+    Raises UserError when the path is missing, damaged, something else, or holds no picture.
+    """
+    source = Source(path, called)
+    names = source.pictures()
+    if not names:
+        raise source.error(NO_PICTURES)
+    return [(printable(name), partial(source.read, name)) for name in names]

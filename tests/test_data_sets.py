@@ -1,0 +1,107 @@
+"""Each data set in its distributed layout, from prepare to evaluation; the sets are tiny and made by the readers' tests."""
+
+import zipfile
+
+import pytest
+import torchvision
+from PIL import Image
+from test_readers_celeba_flowers import write_celeba, write_celeba_aligned, write_flowers
+from test_readers_cub_taichi import write_cub, write_taichi
+
+from ganseg import datasets, distill, evaluate, prepare, report, runs, train
+from ganseg.errors import UserError
+
+LANDMARKS = {"landmark_error", "landmark_error_with_bias", "landmark_error_mean_landmarks"}
+KEYPOINTS = {"keypoint_error_percent", "keypoint_error_percent_mean_keypoints"}
+UNDER = {"nmi_keypoints", "ari_keypoints"}
+PARTS = {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"}
+
+
+def write_labelled_folder(folder):
+    for i in range(24):
+        for name, picture in (("images", Image.new("RGB", (60, 40), (10 * i, 90, 0))), ("masks", Image.new("L", (60, 40)))):
+            picture.paste(3, (20, 10, 40, 30)) if name == "masks" else None
+            (folder / name / "sub").mkdir(parents=True, exist_ok=True)
+            picture.save(folder / name / "sub" / f"{i:02}.png")
+
+
+SETS = {  # name: what writes it, the metrics it must have and those it must leave out
+    "celeba": (write_celeba, LANDMARKS | UNDER, {"foreground_iou"} | PARTS | KEYPOINTS | {"taichi_mae"}),
+    "celeba_aligned": (write_celeba_aligned, LANDMARKS | UNDER, {"foreground_iou"} | PARTS | KEYPOINTS | {"taichi_mae"}),
+    "flowers": (write_flowers, {"foreground_iou"}, PARTS | KEYPOINTS | LANDMARKS | UNDER | {"taichi_mae"}),
+    "cub": (write_cub, {"foreground_iou"} | UNDER | KEYPOINTS, PARTS | LANDMARKS | {"taichi_mae"}),
+    "taichi": (write_taichi, {"foreground_iou", "taichi_mae"} | UNDER | KEYPOINTS, PARTS | LANDMARKS),
+    "folder": (write_labelled_folder, {"foreground_iou"} | PARTS, LANDMARKS | KEYPOINTS | UNDER | {"taichi_mae"}),
+}
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch, tiny, quick):
+    """Opens a tiny run of a data set written anew; outputs lie in tmp_path."""
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    kept = ("resolutions", "margin", "n_parts", "point_divisor", "channels", "mask_channels", "spade_hidden", "device",
+            "embedding_dim", "z_dim", "mlp_width", "discriminator_channels", "batch_size", "max_steps", "image_size")
+    fields = {name: getattr(tiny(), name) for name in kept}
+    fields |= {"segmenter": "unet", "segmenter_width": 4, "distill_steps": 2, "distill_batch_size": 2, "n_blocks": 3}
+    return lambda dataset, **more: runs.open_run(dataset, "run", **{**fields, **more})
+
+
+@pytest.mark.parametrize("dataset", SETS)
+def test_each_data_set_goes_from_prepare_to_evaluation_and_says_what_it_leaves_out(dataset, small, tmp_path):
+    write, given, left_out = SETS[dataset]
+    write(tmp_path / "data") if dataset != "folder" else write_labelled_folder(tmp_path / "data")
+    run = small(dataset, source=str(tmp_path / "data"))
+    assert all(row["there"] or row["file"] == "landmarks.csv" for row in prepare.layout(run.cfg))
+    splits = prepare.build(run)
+    rows = {row["split"]: row for row in prepare.counts(run.cfg, splits)}
+    assert rows["train"]["pictures"] >= 8 and rows["test"]["pictures"] >= 3 and rows["fit"]["pictures"] >= 3
+    assert prepare.draw(run, splits).stat().st_size > 1000
+
+    run = small(dataset)  # the source is remembered
+    list(train.train(run))
+    list(distill.distill(run))
+    record = evaluate.evaluate(run)
+    assert given <= record.keys() and left_out == set(record["left_out"])
+    assert all(record["left_out"].values())
+    assert "Training pictures" in report.write(run).read_text()
+
+
+def test_every_missing_file_is_named_with_where_the_set_is_obtained(small, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "readme.txt").write_text("nothing")
+    for dataset in SETS.keys() - {"folder"}:
+        with pytest.raises(UserError) as error:
+            prepare.layout(small(dataset, source=str(tmp_path / "data")).cfg)
+        for wanted in datasets.wanted(dataset):
+            assert (wanted.name in str(error.value)) == wanted.required, str(error.value)
+        assert datasets.READERS[dataset].OBTAIN in str(error.value)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_source_inside_a_zip_is_read_as_if_unpacked(small, tmp_path):
+    write_cub(tmp_path / "data")
+    with zipfile.ZipFile(tmp_path / "cub.zip", "w") as archive:
+        for path in (tmp_path / "data").rglob("*"):
+            archive.write(path, path.relative_to(tmp_path / "data"))
+    unpacked, zipped = (datasets.load(small("cub", source=str(tmp_path / name)).cfg, "test") for name in ("data", "cub.zip"))
+    assert (unpacked.images == zipped.images).all() and (unpacked.labels == zipped.labels).all()
+
+
+def test_what_torchvision_offers_is_fetched_into_the_source(small, tmp_path, monkeypatch):
+    run = small("flowers", source=str(tmp_path / "data"))
+    fetched = []
+    monkeypatch.setattr(torchvision.datasets, "Flowers102", lambda root, download: fetched.append((root, download)))
+    monkeypatch.setattr(torchvision.datasets.utils, "download_and_extract_archive", lambda url, root: fetched.append(url))
+    prepare.download(run.cfg)
+    assert fetched[0] == (str(tmp_path / "data"), True) and fetched[1].endswith("102segmentations.tgz")
+
+    def fails(root, download):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(torchvision.datasets, "Flowers102", fails)
+    with pytest.raises(UserError, match="flowers could not be downloaded into .*: no network"):
+        prepare.download(run.cfg)
+    with pytest.raises(UserError, match="torchvision does not offer cub"):
+        prepare.download(small("cub", source=str(tmp_path)).cfg)
+    with pytest.raises(UserError, match="name the folder to download into with -p source"):
+        prepare.download(small("flowers").cfg)
