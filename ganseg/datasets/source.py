@@ -97,8 +97,11 @@ class Source:
         return mount.open(name)
 
     def text(self, name):
-        """A text file's lines, without a byte order mark."""
-        return self.read(name).decode("utf-8-sig", "replace").splitlines()
+        """A text file's lines, without a byte order mark. Raises UserError when it is damaged."""
+        try:
+            return self.read(name).decode("utf-8-sig", "replace").splitlines()
+        except Exception as error:  # a damaged zip member raises nearly anything
+            raise self.error(f"has a {name} that cannot be read: {_one_line(error)}.") from None
 
     def find(self, ending):
         """The file whose path is or ends in /`ending`, the one nearest the top; None where there is none."""

@@ -49,6 +49,7 @@ ALLOWED = {(module, name) for module, names in {
     "pandas.core.indexes.base": "_new_Index Index",
     "pandas.core.indexes.numeric": "Int64Index",
     "pandas.core.indexes.range": "RangeIndex",
+    "pandas.core.internals": "BlockManager",
     "pandas.core.internals.managers": "BlockManager",
 }.items() for name in names.split()}  # fmt: skip
 
