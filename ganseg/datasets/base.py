@@ -34,7 +34,8 @@ class Pictures:
         """The pictures at some rows (an array of indices), gathered in memory; all of them stay as they are."""
         if len(rows) == len(self):
             return self
-        kept = {name: value[rows] for name in ("images", "labels", "landmarks") if (value := getattr(self, name)) is not None}
+        arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
+        kept = {name: array[rows] for name, array in arrays.items() if array is not None}
         return replace(self, names=[self.names[i] for i in rows], fit=None, **kept)
 
 

@@ -185,8 +185,9 @@ def _inside(listing, sizes):
     if outside.any():
         i, j = np.argwhere(outside)[0]
         x, y = points[i, j]
-        where = (f"{int(outside.sum()):,} landmarks lie outside their pictures, the first is {listing.landmark_names[j]} "
-                 f"of {printable(listing.names[i])}: ({x:g}, {y:g}) in {sizes[i][0]} x {sizes[i][1]} pixels")
+        which = f"{listing.landmark_names[j]} of {printable(listing.names[i])}"
+        where = (f"{int(outside.sum()):,} landmarks lie outside their pictures, the first is {which}: "
+                 f"({x:g}, {y:g}) in {sizes[i][0]} x {sizes[i][1]} pixels")
         if outside.sum() > MAX_OUTSIDE * np.isfinite(points).all(axis=-1).sum():
             raise UserError(f"source: {where}; x, y are expected in pixels of the picture.")
         print(f"{where}; they count as missing.", flush=True)

@@ -50,7 +50,8 @@ def read(source, split, cfg):
     if table:
         landmarks, missing = table["landmarks"], [math.nan] * (2 * len(table["names"]))
         points = np.array([landmarks.get(name, missing) for name in chosen], np.float64)
-        annotations |= {"landmarks": points.reshape(len(chosen), len(table["names"]), 2), "landmark_names": table["names"]}
+        annotations["landmarks"] = points.reshape(len(chosen), len(table["names"]), 2)
+        annotations["landmark_names"] = table["names"]
         annotations["eyes"] = _eyes(table["names"])
     if annotations and split == "train":
         known = table["landmarks"] if table else ()

@@ -133,9 +133,9 @@ def keypoint_error_percent_mean_keypoints(centroids, landmarks, train_centroids,
     return _error(fit_mean, centroids, landmarks, train_centroids, train_landmarks, image_size, None)
 
 
-@metric("Keypoints from part centroids by least squares with bias, fitted on the training pictures that show each; mean "
-        "absolute error of each coordinate where it is known, summed over the coordinates, in pixels of the original "
-        "frames (the protocol of Taichi: 18 joints, 36 coordinates).")
+@metric("Keypoints from part centroids by least squares with bias, fitted on the training pictures that show each; "
+        "mean absolute error of each coordinate where it is known, summed over the coordinates, in pixels of the "
+        "original frames (the protocol of Taichi: 18 joints, 36 coordinates).")
 def taichi_mae(centroids, landmarks, train_centroids, train_landmarks, frame_px):
     """Sum over the 2 L coordinates of their mean absolute errors, in pixels of frames `frame_px` wide.
 
