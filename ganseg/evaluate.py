@@ -18,6 +18,8 @@ def evaluate(run):
     cfg = run.cfg
     device = sampling.choose_device(cfg.device)
     test, fit = datasets.load(cfg, "test"), datasets.load(cfg, "fit", cfg.fit_pictures)
+    if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
+        fit = fit.take([])  # there is nothing to fit
     (run.folder / "figures").mkdir(parents=True, exist_ok=True)
 
     generated = sampling.sample(sampling.load_generator(run, cfg.distill_generator, device), N_SAMPLES, cfg.seed)
@@ -42,25 +44,27 @@ def evaluate(run):
 
 
 @torch.no_grad()
-def predict(S, images, batch_size=64):
+def predict(S, images, batch_size=64, keep_labels=True):
     """Part labels and soft centroids of pictures.
 
     images  (N, 3, H, W) uint8, on the CPU
-    Returns labels (N, H, W) uint8 with 0 background, and centroids (N, K, 2) of the softmax without background.
+    Returns labels (N, H, W) uint8 with 0 background, or None where they are not to be kept, and centroids (N, K, 2) of
+    the softmax without background.
     """
     device = next(S.parameters()).device
     labels, centroids = [], []
     for batch in images.split(batch_size):
         probabilities = S(batch.to(device).float() / 127.5 - 1).softmax(dim=1)
-        labels.append(probabilities.argmax(dim=1).to("cpu", torch.uint8))
+        if keep_labels:
+            labels.append(probabilities.argmax(dim=1).to("cpu", torch.uint8))
         centroids.append(soft_centroids(probabilities[:, 1:]).cpu())
-    return torch.cat(labels), torch.cat(centroids)
+    return torch.cat(labels) if keep_labels else None, torch.cat(centroids)
 
 
 def _measure(S, cfg, test, fit, generated):
     """Values and left-out reasons of all metrics, and the labels of the test pictures."""
     labels, centroids = predict(S, test.images)
-    fit_labels, fit_centroids = predict(S, fit.images)
+    fit_labels, fit_centroids = predict(S, fit.images, keep_labels=fit.labels is not None and not fit.only_foreground)
     extents_px = None
     if generated is not None:
         # A fixed heatmap's size does not depend on the points
@@ -73,10 +77,12 @@ def _measure(S, cfg, test, fit, generated):
         centroids=centroids.numpy(),
         true_labels=None if test.only_foreground else _array(test.labels),
         true_foreground=None if test.labels is None else _array(test.labels != 0),
+        masked=test.masked,
         landmarks=_array(test.landmarks),
-        train_labels=fit_labels.numpy(),
+        train_labels=_array(fit_labels),
         train_centroids=fit_centroids.numpy(),
         train_true_labels=None if fit.only_foreground else _array(fit.labels),
+        train_masked=fit.masked,
         train_landmarks=_array(fit.landmarks),
         eyes=test.eyes,
         frame_px=test.frame_px,

@@ -24,37 +24,44 @@ def layout(cfg):
 
 
 def build(run):
-    """Build the cache of every split, compare all of it with its checksums, and remember the source.
+    """Build the cache of both splits, compare all of it with its checksums, and remember the source.
 
-    Returns the pictures by split: train, fit (to fit regressions and matching on) and test.
+    Returns the pictures by split: train and test.
     """
     cfg = run.cfg
-    splits = {split: datasets.load(cfg, split, check_all=split != "fit") for split in datasets.SPLITS}
-    if cfg.source:
-        runs.remember_source(cfg.dataset, locate(cfg.source, "the pictures"))
+    splits = {split: datasets.load(cfg, split, check_all=True) for split in ("train", "test")}
+    if cfg.reader != "creatures":
+        lists = {"split_list": str(locate(cfg.split_list, "a file"))} if cfg.split_list else {}
+        runs.remember(cfg.dataset, source=str(locate(cfg.source, "the pictures")), **lists)
     return splits
 
 
 def counts(cfg, splits):
-    """How many pictures there are, a list of dicts: split, pictures, published, and how many show what."""
-    published = datasets.published(cfg.reader)
-    rows = []
-    for split, photos in splits.items():
-        row = {"split": split, "pictures": len(photos), "published": published.get(split)}
+    """How many pictures there are: a list of dicts with split, pictures, published, and how many show what."""
+    published = datasets.published(cfg)
+    train, test = splits["train"], splits["test"]
+    all_rows = np.arange(len(train))
+    rows_of = {"train": (train, all_rows), "fit": (train, all_rows if train.fit is None else train.fit),
+               "test": (test, np.arange(len(test)))}
+    counted = []
+    for split, (photos, rows) in rows_of.items():
+        counts = {"split": split, "pictures": len(rows), "published": published.get(split)}
         if photos.landmarks is not None:
-            row["with landmarks"] = int((~photos.landmarks.isnan()).any(dim=2).any(dim=1).sum())
+            counts["with landmarks"] = int((~photos.landmarks[rows].isnan()).all(dim=2).any(dim=1).sum())
         if photos.labels is not None:
-            row["with masks"] = sum(bool(labels.any()) for labels in photos.labels)
-        rows.append({**row, "skipped": len(photos.skipped)})
-    return rows
+            counts["with masks"] = len(rows) if photos.masked is None else int(photos.masked[rows].sum())
+        counted.append({**counts, "skipped": len(photos.skipped)})
+    return counted
 
 
 def draw(run, splits):
     """Save figures/prepare.png: training and test pictures with their masks and landmarks drawn on; returns its Path.
 
-    Of the training pictures those are shown that regressions and matching are fitted on.
+    Of the training pictures those are shown that regressions and matching are fitted on, where there are any.
     """
-    few = [splits[s].take(datasets.spread(len(splits[s]), N_SHOWN)) for s in ("fit", "test")]
+    train, test = splits["train"], splits["test"]
+    fit = np.arange(len(train)) if train.fit is None or not len(train.fit) else train.fit
+    few = [train.take(fit[datasets.spread(len(fit), N_SHOWN)]), test.take(datasets.spread(len(test), N_SHOWN))]
     plain = np.concatenate([pictures.enlarge(pictures.to_uint8(photos.images)) for photos in few])
     drawn = np.concatenate([_annotated(photos) for photos in few])
     shown = pictures.pairs(plain, drawn) if (plain != drawn).any() else plain
@@ -87,5 +94,5 @@ def download(cfg):
         raise UserError("download: name the folder to download into with -p source.")
     try:
         fetch(cfg.source, cfg.reader)
-    except (RuntimeError, OSError) as error:  # a broken download, a checksum, a missing gdown
+    except Exception as error:  # a broken download, a checksum, no gdown, gdown's own errors
         raise UserError(f"download: {cfg.dataset} could not be downloaded into {cfg.source}: {error}") from None

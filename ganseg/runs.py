@@ -28,17 +28,17 @@ def cache_folder(dataset):
     return outputs_root() / "cache" / dataset
 
 
-def remember_source(dataset, source):
-    """Keep the path of a data set's source for runs that name none."""
+def remember(dataset, **paths):
+    """Keep where a data set lies (the config fields source and split_list) for runs that do not say."""
     folder = cache_folder(dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "source.txt").write_text(str(Path(source).absolute()))
+    (folder / "paths.json").write_text(json.dumps(paths))
 
 
-def remembered_source(dataset):
-    """The path kept by remember_source, or None."""
-    path = cache_folder(dataset) / "source.txt"
-    return path.read_text() if path.exists() else None
+def remembered(dataset):
+    """The fields kept by remember, or {}."""
+    path = cache_folder(dataset) / "paths.json"
+    return _parse(path.read_text()) or {} if path.exists() else {}
 
 
 def open_run(dataset, name, needs=None, **overrides):
@@ -57,7 +57,7 @@ def open_run(dataset, name, needs=None, **overrides):
     if not (folder / "config.yaml").exists():
         fresh = config.load(dataset, **overrides)
         if fresh.source is None:
-            fresh = fresh.model_copy(update={"source": remembered_source(dataset)})
+            fresh = fresh.model_copy(update={**remembered(dataset), **overrides})
         if needs is None:
             return Run(folder, fresh)
         if dataset != "tiny":

@@ -52,6 +52,7 @@ def test_each_data_set_goes_from_prepare_to_evaluation_and_says_what_it_leaves_o
     write, given, left_out = SETS[dataset]
     write(tmp_path / "data")
     run = small(dataset, source=str(tmp_path / "data"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
     assert all(row["there"] or row["file"] == "landmarks.csv" for row in prepare.layout(run.cfg))
     splits = prepare.build(run)
     rows = {row["split"]: row for row in prepare.counts(run.cfg, splits)}
@@ -64,7 +65,30 @@ def test_each_data_set_goes_from_prepare_to_evaluation_and_says_what_it_leaves_o
     record = evaluate.evaluate(run)
     assert given <= record.keys() and left_out == set(record["left_out"])
     assert all(record["left_out"].values())
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
     assert "Training pictures" in report.write(run).read_text()
+
+
+def test_a_drawn_data_set_has_nothing_to_prepare_but_is_shown(small):
+    run = small("tiny")
+    splits = prepare.build(run)
+    assert prepare.layout(run.cfg) == []
+    assert [row["pictures"] for row in prepare.counts(run.cfg, splits)] == [200, 200, 50]
+    assert prepare.draw(run, splits).exists() and runs.remembered("tiny") == {}
+
+
+def test_a_limit_leaves_pictures_to_fit_on_where_they_are_few(small, tmp_path):
+    write_taichi(tmp_path / "data")
+    run = small("taichi", source=str(tmp_path / "data"), max_train_pictures=2)
+    train = datasets.load(run.cfg, "train")
+    assert len(train.fit) == 2 and len(datasets.load(run.cfg, "fit")) == 2 and len(train) <= 4
+
+
+def test_an_archive_is_left_alone_where_it_is_unpacked_already(small, tmp_path):
+    write_cub(tmp_path / "data")
+    (tmp_path / "data" / "CUB_200_2011.tgz").write_bytes(b"damaged")
+    (tmp_path / "data" / "._segmentations.tgz").write_bytes(b"clutter")
+    assert len(datasets.load(small("cub", source=str(tmp_path / "data")).cfg, "test")) == 3
 
 
 def test_every_missing_file_is_named_with_where_the_set_is_obtained(small, tmp_path):

@@ -358,13 +358,13 @@ def faces(path, lines=FACES, names="ABC", sizes=((128, 128),) * 3):
 
 def test_landmarks_of_faces_put_the_outer_pixels_at_one(tmp_path):
     source = faces(tmp_path / "lfw.zip")
-    train, test = (load(cfg("folder", source), split) for split in ("train", "test"))
+    train, test = (load(cfg("folder", source, image_size=128), split) for split in ("train", "test"))
     assert list(train.names) == ["images/A.jpg", "images/C.jpg"] and list(test.names) == ["images/B.jpg"]
     assert train.landmark_names == LANDMARKS and train.eyes == (0, 1)
     assert train.landmarks.dtype == torch.float32
-    corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [0.0, 0.0], [-1.0, 1.0], [1.0, 1.0]])
-    assert torch.equal(train.landmarks[0], corners)
-    assert test.landmarks[0, 0].tolist() == pytest.approx([2 * 10 / 127 - 1, 2 * 20 / 127 - 1])
+    corners = np.array([[-1.0, -1.0], [1.0, -1.0], [0.0, 0.0], [-1.0, 1.0], [1.0, 1.0]])
+    assert train.landmarks[0].numpy() == pytest.approx(corners, abs=1e-6)
+    assert test.landmarks[0, 0].tolist() == pytest.approx([2 * 10 / 127 - 1, 2 * 20 / 127 - 1], abs=1e-6)
     assert test.landmarks[0, 3].isnan().all() and not test.landmarks[0, 4].isnan().any()
     assert list(load(cfg("folder", source), "train", limit=1).names) == ["images/A.jpg"]
     assert load(cfg("folder", source, max_train_pictures=1), "train").landmarks.shape == (1, 5, 2)
@@ -381,10 +381,11 @@ def test_faces_unpacked_are_read_like_the_zip(tmp_path):
 def test_landmarks_follow_the_size_of_the_picture_and_the_crop(tmp_path):
     lines = [HEADER, "images/A.jpg,train,0,0,40,20,20,10,10,0,30,20"]
     source = faces(tmp_path / "lfw.zip", lines, sizes=((41, 21),) * 3)
-    squeezed = load(cfg("folder", source), "train").landmarks[0]
-    assert squeezed.tolist() == [[-1, -1], [1, 1], [0, 0], [-0.5, -1], [0.5, 1]]
-    cropped = load(cfg("folder", source, crop="center"), "train").landmarks[0]
-    assert cropped.tolist() == [[-2, -1], [2, 1], [0, 0], [-1, -1], [1, 1]]
+    squeezed = load(cfg("folder", source), "train").landmarks[0]  # pixel x at 32 x / 41, y at 32 y / 21, of 31
+    pixels = np.array([[0, 0], [40, 20], [20, 10], [10, 0], [30, 20]])
+    assert squeezed.numpy() == pytest.approx(2 * pixels * [32 / 41, 32 / 21] / 31 - 1, abs=1e-6)
+    cropped = load(cfg("folder", source, crop="center"), "train").landmarks[0]  # 10 pixels cut off left and right
+    assert cropped.numpy() == pytest.approx(2 * (pixels - [10, 0]) * 32 / 21 / 31 - 1, abs=1e-6)
 
 
 def test_landmarks_stay_with_their_pictures_when_one_is_unreadable(tmp_path):
@@ -393,7 +394,7 @@ def test_landmarks_stay_with_their_pictures_when_one_is_unreadable(tmp_path):
         archive.writestr("images/A.jpg", b"")
     pictures = load(cfg("folder", source), "train")
     assert list(pictures.names) == ["images/C.jpg"] and pictures.skipped == [("images/A.jpg", "the file is empty")]
-    assert pictures.landmarks[0, 0].tolist() == pytest.approx([2 / 127 - 1] * 2)
+    assert pictures.landmarks[0, 0].tolist() == pytest.approx([2 * 32 / 128 / 31 - 1] * 2, abs=1e-6)
 
 
 @pytest.mark.parametrize(("lines", "names", "message"), [
@@ -460,6 +461,27 @@ def test_masks_of_other_names_than_the_pictures_are_an_error(tmp_path):
     annotated(tmp_path, masked="xyz")
     with pytest.raises(UserError, match=r"holds 3 masks in masks/, none named as a picture; the first is masks/x.png"):
         load(cfg(source=tmp_path), "train")
+
+
+def test_masks_of_another_kind_are_not_taken_for_pictures(tmp_path):
+    source = annotated(tmp_path / "own", masked="")
+    (source / "masks").mkdir()
+    (source / "masks" / "a.bmp").write_bytes(encoded(halves(0, 7, "L"), "BMP"))
+    with pytest.raises(UserError, match="holds no png in masks/"):
+        load(cfg(source=source), "train")
+
+
+def test_a_near_square_portrait_that_is_decoded_smaller_keeps_its_size(tmp_path):
+    data = encoded(Image.new("RGB", (1025, 1026)), "JPEG")
+    assert decode.read_square(data, 32, "squeeze")[1] == (1025, 1026)
+
+
+def test_where_only_some_have_masks_the_others_are_known_to_have_none(tmp_path):
+    source = annotated(tmp_path / "own")
+    rows = [f"images/{name}.jpg,test,4,5" for name in "abcdef"]
+    (source / "landmarks.csv").write_text("\n".join(["file,split,nose_x,nose_y", *rows]))
+    test = load(cfg(source=source), "test")
+    assert test.masked.tolist() == [True] * 4 + [False] * 2
 
 
 def test_landmarks_outside_their_picture_count_as_missing_and_are_named(tmp_path, capsys):

@@ -261,13 +261,13 @@ def test_taichi_mae_is_summed_over_coordinates_and_averaged_where_each_is_known(
     joints = [0.5 * x + shift for x in (train, test) for shift in (0.1, -0.2)]  # two joints, exact with bias
     train_landmarks, truth = np.concatenate(joints[:2], axis=1), np.concatenate(joints[2:], axis=1)
     off = truth.copy()
-    off[0, 0, 0] += 2 / 255  # one pixel of 256, in one of four pictures
-    off[:, 1, 1] += 4 / 255  # two pixels in each of them
+    off[0, 0, 0] += 2 * (64 / 256) / 63  # one pixel of 256, a quarter of one of 64, in one of four pictures
+    off[:, 1, 1] += 4 * (64 / 256) / 63  # two pixels in each of them
     off[1:, 1] = np.nan  # of which one remains
-    assert landmarks.taichi_mae(test, off, train, train_landmarks, 256) == pytest.approx(1 / 4 + 2, abs=1e-6)
+    assert landmarks.taichi_mae(test, off, train, train_landmarks, 64, 256) == pytest.approx(1 / 4 + 2, abs=1e-6)
     train_landmarks[:, 1] = np.nan
     with pytest.raises(metrics.LeftOut, match="shown by no training or no test picture"):
-        landmarks.taichi_mae(test, truth, train, train_landmarks, 256)
+        landmarks.taichi_mae(test, truth, train, train_landmarks, 64, 256)
 
 
 def test_the_label_under_each_visible_keypoint_is_counted():
@@ -289,6 +289,20 @@ def test_nmi_and_ari_of_keypoints_equal_sklearn():
     true, under = np.nonzero(shown)[1], labels[np.nonzero(shown)[0], y, x]
     assert clustering.nmi_keypoints(labels, points) == pytest.approx(normalized_mutual_info_score(true, under))
     assert clustering.ari_keypoints(labels, points) == pytest.approx(adjusted_rand_score(true, under))
+
+
+def test_pictures_without_a_mask_do_not_count_where_masks_are_asked_for():
+    whole, some = everything(), everything()
+    rows = np.array([True, False, True, True, False, True])
+    whole.labels, whole.true_labels, whole.true_foreground = (
+        array[rows] for array in (whole.labels, whole.true_labels, whole.true_foreground))
+    whole.train_labels, whole.train_true_labels = whole.labels, whole.true_labels
+    whole.landmarks = None
+    some.masked = some.train_masked = rows
+    whole, some = metrics.compute(whole)[0], metrics.compute(some)[0]
+    for name in ("foreground_iou", "nmi", "ari_foreground", "part_miou"):
+        assert some[name] == whole[name]
+    assert some["background_share"] != whole["background_share"]  # of all predictions
 
 
 # shapes and the registry

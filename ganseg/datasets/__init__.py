@@ -51,6 +51,12 @@ def spread(n, limit):
     return np.arange(k) * n // max(k, 1)
 
 
+def _limited(listing, most):
+    """At most so many rows, and at most so many of those to fit on, which can be few among many."""
+    fit = np.flatnonzero(np.ones(len(listing.names)) if listing.fit is None else listing.fit)
+    return np.union1d(spread(len(listing.names), most), fit[spread(len(fit), most)])
+
+
 def _draw(split, most, limit, image_size):
     """The first creatures of a split: there is no end of them."""
     n = min(N_CREATURES[split] if most is None else most, limit or most or N_CREATURES[split])
@@ -74,12 +80,12 @@ def _from_cache(cfg, split, most, check_all):
         try:
             check_layout(source, cfg.reader)
             listing = reader.read(source, split, cfg)
+            if not listing.names:
+                raise source.error(f"holds no picture of the split {split}.")
         except BaseException:
             source.close()
             raise
-        if not listing.names:
-            raise source.error(f"holds no picture of the split {split}.")
-        return source, listing.take(spread(len(listing.names), most))
+        return source, listing.take(_limited(listing, most))
 
     return cache.open_or_build(root / f"{split}-{digest}", make, cfg.image_size, cfg.crop, check_all)
 
@@ -89,9 +95,11 @@ def wanted(reader):
     return READERS[reader].WANTED_ALIGNED if reader == "celeba_aligned" else READERS[reader].WANTED
 
 
-def published(reader):
+def published(cfg):
     """Pictures per split as published, where they are."""
-    return READERS[reader].PUBLISHED_ALIGNED if reader == "celeba_aligned" else READERS[reader].PUBLISHED
+    if cfg.reader in ("creatures", "celeba_aligned") or (cfg.reader == "cub" and not cfg.split_list):
+        return {}  # CUB's published numbers are those of a list
+    return READERS[cfg.reader].PUBLISHED
 
 
 def check_layout(source, reader):

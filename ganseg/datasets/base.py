@@ -19,6 +19,7 @@ class Pictures:
     images: torch.Tensor  # (N, 3, S, S) uint8; of a data set on disk a map of the cache's file
     names: np.ndarray | list[str]  # N: path within the source
     labels: torch.Tensor | None = None  # (N, S, S) uint8, 0 background, parts above
+    masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all, where there are labels
     only_foreground: bool = False  # labels say foreground or not, no parts
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
     landmark_names: tuple[str, ...] = ()  # L
@@ -35,8 +36,10 @@ class Pictures:
         if len(rows) == len(self):
             return self
         arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
-        kept = {name: array[rows] for name, array in arrays.items() if array is not None}
-        return replace(self, names=[self.names[i] for i in rows], fit=None, **kept)
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        kept = {name: array.index_select(0, index) for name, array in arrays.items() if array is not None}
+        masked = None if self.masked is None else self.masked[rows]
+        return replace(self, names=[self.names[i] for i in rows], fit=None, masked=masked, **kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,7 @@ class Listing:
     eyes: tuple[int, int] | None = None  # indices of left and right eye
     frame_px: float | None = None
     fit: np.ndarray | None = None  # (N,) bool: of the training pictures, those to fit on; None: all
+    upright: bool = False  # annotations speak of the picture as turned by its EXIF data
 
     def take(self, rows):
         """The listing of some rows."""
@@ -59,7 +63,7 @@ class Listing:
         values = {name: getattr(self, name) for name in ("masks", "landmarks", "fit")}
         values |= {k: v[rows] for k, v in values.items() if isinstance(v, np.ndarray)}
         values |= {k: [v[i] for i in rows] for k, v in values.items() if isinstance(v, list)}
-        same = ("to_labels", "only_foreground", "landmark_names", "eyes", "frame_px")
+        same = ("to_labels", "only_foreground", "landmark_names", "eyes", "frame_px", "upright")
         return Listing([self.names[i] for i in rows], **values, **{name: getattr(self, name) for name in same})
 
 

@@ -5,12 +5,11 @@ million pictures opens at once and a batch is one gather; the files can be spars
 it is no further dependency. (Arrow and HDF5 maps add a library and a copy; record files for streaming, such as
 WebDataset, give no random access; zarr decompresses whole chunks.)
 
-images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8, landmarks.npy (N, L, 2), fit.npy (N,), names.npy (N,),
-crc.npy (N,): the checksum of each row of images and labels; index.json: the rest, written last.
+images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8, landmarks.npy (N, L, 2), names.npy, masked.npy and fit.npy (N,),
+crc.npy (N,): the checksum of each row of images and labels; index.json: its own checksum, and the rest.
 """
 
 import json
-import mmap
 import os
 import shutil
 import tempfile
@@ -61,7 +60,18 @@ def open_or_build(folder, make, image_size, crop, check_all=False):
 
 def open_cache(folder, check_all=False):
     """Pictures of a whole cache; FileNotFoundError where there is none, Damaged where it is not as written."""
-    facts = _index(folder)
+    text = (folder / "index.json").read_text("utf-8", "replace")
+    try:
+        return _open(folder, text, check_all)
+    except Exception as error:  # a changed byte can lead anywhere
+        raise error if isinstance(error, Damaged) else Damaged(decode.reason(error)) from None
+
+
+def _open(folder, text, check_all):
+    crc, text = text.split("\n", 1)
+    if int(crc) != zlib.crc32(text.encode()):
+        raise Damaged("index.json is not what was written")
+    facts = json.loads(text)
     for name, (size, crc) in facts["files"].items():
         path = folder / name
         if not path.exists() or path.stat().st_size != size:
@@ -70,18 +80,20 @@ def open_cache(folder, check_all=False):
             raise Damaged(f"{name} is not what was written")
     # "c": a private map that torch may take as writable; nothing is written
     arrays = {name[:-4]: np.load(folder / name, mmap_mode="c") for name in facts["files"]}
-    crc = arrays.pop("crc")
-    for name in {"images", "labels"} & arrays.keys():  # else a cold row reads two megabytes around it
-        arrays[name]._mmap.madvise(mmap.MADV_RANDOM)
-    rows = range(len(crc)) if check_all else np.linspace(0, len(crc) - 1, min(CHECKED_ROWS, len(crc))).astype(int)
-    for i in rows:
-        if _crc_of_row(arrays, i) != crc[i]:
-            raise Damaged(f"picture {i} ({arrays['names'][i]}) is not what was written")
+    crc, names, masked = arrays.pop("crc"), arrays.pop("names"), arrays.pop("masked", None)
+    n = len(crc)
+    found = np.zeros(n, np.uint32)
+    rows = range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int)
+    for name in ("images", "labels"):
+        if name in arrays:
+            _update_crcs(found, rows, arrays[name])
+    if wrong := [i for i in rows if found[i] != crc[i]]:
+        raise Damaged(f"picture {wrong[0]} ({names[wrong[0]]}) is not what was written")
     fit = np.flatnonzero(arrays.pop("fit")) if "fit" in arrays else None
-    names = arrays.pop("names")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     kept = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in FACTS}
-    return Pictures(names=names, fit=fit, skipped=[tuple(pair) for pair in facts["skipped"]], **tensors, **kept)
+    skipped = [tuple(pair) for pair in facts["skipped"]]
+    return Pictures(names=names, fit=fit, masked=masked, skipped=skipped, **tensors, **kept)
 
 
 def _open_whole(folder, check_all):
@@ -92,13 +104,6 @@ def _open_whole(folder, check_all):
     except Damaged as error:
         print(f"The cache {folder} is damaged ({error}) and is built again.", flush=True)
         return None
-
-
-def _index(folder):
-    try:
-        return json.loads((folder / "index.json").read_text())
-    except ValueError as error:
-        raise Damaged(f"index.json cannot be read: {error}") from None
 
 
 def _build(folder, source, listing, image_size, crop):
@@ -127,17 +132,19 @@ def _write(folder, source, listing, S, crop):
 
     def work(i):
         try:
-            square, sizes[i] = decode.read_square(source.read(listing.names[i]), S, crop)
+            square, sizes[i] = decode.read_square(source.read(listing.names[i]), S, crop, listing.upright)
         except Exception as error:  # a damaged archive or file raises nearly anything
             return decode.reason(error)
         arrays["images"][i] = square.transpose(2, 0, 1)
         mask = listing.masks and listing.masks[i]
         if mask:
             try:
-                arrays["labels"][i] = decode.read_labels(source.read(mask), sizes[i], listing.to_labels, S, crop)
+                data = source.read(mask)
+                arrays["labels"][i] = decode.read_labels(data, sizes[i], listing.to_labels, S, crop, listing.upright)
             except Exception as error:
                 raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
-        crc[i] = _crc_of_row(arrays, i)
+        for array in arrays.values():  # images, then labels
+            crc[i] = zlib.crc32(array[i], crc[i])
 
     reasons = decode.in_threads(work, n)
     kept = [i for i in range(n) if reasons[i] is None]
@@ -153,7 +160,9 @@ def _write(folder, source, listing, S, crop):
 
     index = {"crc": crc, "names": np.array([printable(name) for name in listing.names])}
     if listing.landmarks is not None:
-        index["landmarks"] = to_square(_inside(listing, sizes), sizes, crop).astype(np.float32)
+        index["landmarks"] = to_square(_inside(listing, sizes), sizes, S, crop).astype(np.float32)
+    if listing.masks is not None:
+        index["masked"] = np.array([mask is not None for mask in listing.masks])
     if listing.fit is not None:
         index["fit"] = np.asarray(listing.fit, bool)
     for name, array in index.items():
@@ -162,19 +171,21 @@ def _write(folder, source, listing, S, crop):
     files |= {f"{name}.npy": ((folder / f"{name}.npy").stat().st_size, _crc_of_file(folder / f"{name}.npy"))
               for name in index}
     facts = {"files": files, "skipped": skipped, **{name: getattr(listing, name) for name in FACTS}}
-    (folder / "index.json").write_text(json.dumps(facts))
+    text = json.dumps(facts)
+    (folder / "index.json").write_text(f"{zlib.crc32(text.encode())}\n{text}")
 
 
-def to_square(points, sizes, crop):
-    """Pixels of the pictures to [-1, 1] of their squares.
+def to_square(points, sizes, S, crop):
+    """Pixels of the pictures to [-1, 1] of their squares, S pixels wide.
 
     points  (N, L, 2) x, y in pixels; pixel centres are whole numbers
     sizes   (N, 2) width and height in pixels
-    Returns (N, L, 2); the outer pixel centres of what the square shows are -1 and 1.
+    Returns (N, L, 2). Pixel x of a picture W wide is at x S / W of the square, as in the released evaluation; -1 and
+    1 are the square's outer pixel centres.
     """
     shown = sizes.min(axis=1, keepdims=True) if crop == "center" else sizes
     offset = (sizes - shown) / 2
-    return 2 * (points - offset[:, None]) / (shown[:, None] - 1) - 1
+    return 2 * (points - offset[:, None]) / shown[:, None] * S / (S - 1) - 1
 
 
 def _inside(listing, sizes):
@@ -209,9 +220,13 @@ def _keep_rows(folder, name, array, kept):
     return fewer
 
 
-def _crc_of_row(arrays, i):
-    return zlib.crc32(arrays["labels"][i], zlib.crc32(arrays["images"][i])) if "labels" in arrays else \
-        zlib.crc32(arrays["images"][i])
+def _update_crcs(crc, rows, array):
+    """Continue the checksums of some rows, read from the file: a map would read far around each."""
+    size = array[0].nbytes
+    with open(array.filename, "rb", buffering=0) as file:
+        for i in rows:
+            file.seek(array.offset + int(i) * size)
+            crc[i] = zlib.crc32(file.read(size), crc[i])
 
 
 def _crc_of_file(path):

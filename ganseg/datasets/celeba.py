@@ -11,7 +11,7 @@ from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.decode import FORMATS, in_threads
 from ganseg.datasets.source import EXTENSIONS
 
-ARCHIVES = ("img_align_celeba.zip",)
+ARCHIVES = {"img_align_celeba.zip": "img_align_celeba"}
 OBTAIN = (
     "CelebA is at https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: put the lists of Anno/ and Eval/ into a folder, "
     "with img_celeba/ (unpack img_celeba.7z.001, which joins its parts) or, for celeba_aligned, img_align_celeba.zip "
@@ -40,7 +40,6 @@ WANTED_ALIGNED = [
     *_LISTS,
 ]
 PUBLISHED = {"train": 45_600}  # about
-PUBLISHED_ALIGNED = {}
 
 
 def read(source, split, cfg):

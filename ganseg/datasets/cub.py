@@ -9,7 +9,7 @@ from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.source import locate
 from ganseg.errors import UserError
 
-ARCHIVES = ("CUB_200_2011.tgz", "segmentations.tgz")
+ARCHIVES = {"CUB_200_2011.tgz": "images", "segmentations.tgz": "segmentations"}
 OBTAIN = (
     "CUB-200-2011 is at https://www.vision.caltech.edu/datasets/cub_200_2011/ (pictures and lists in "
     "https://data.caltech.edu/records/65de6-vp158, masks in https://data.caltech.edu/records/w9d68-gec53): put "

@@ -13,7 +13,7 @@ from scipy.io import loadmat
 from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.decode import reason
 
-ARCHIVES = ("102flowers.tgz", "102segmentations.tgz")
+ARCHIVES = {"102flowers.tgz": "jpg", "102segmentations.tgz": "segmim"}
 OBTAIN = (
     "Flowers-102 is at https://www.robots.ox.ac.uk/~vgg/data/flowers/102/: put 102flowers.tgz, 102segmentations.tgz "
     "and setid.mat into a folder, unpacked or not"

@@ -15,7 +15,7 @@ from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.decode import index_labels
 from ganseg.datasets.source import NO_PICTURES, is_picture
 
-ARCHIVES = ()
+ARCHIVES = {}
 OBTAIN = "a folder, zip or tar of your own pictures"
 WANTED = [
     Wanted("masks/", "foreground_iou, nmi, ari and part_miou", required=False),
@@ -38,13 +38,15 @@ def read(source, split, cfg):
         raise source.error("is one picture; it should be a folder or zip of pictures.")
     folder = source.folder("masks")
     masks = [name for name in source.names if folder and name.startswith(folder) and name.lower().endswith(".png")]
-    names = [name for name in source.pictures() if not (masks and name.startswith(folder))]
+    names = [name for name in source.pictures() if not (folder and name.startswith(folder))]
+    if folder and not masks:
+        raise source.error(f"holds no png in {folder}; masks are grey or palette png, and pictures lie elsewhere.")
     if not names:
         raise source.error(NO_PICTURES)
     mask_of = _match(source, names, masks, folder) if masks else {}
     table = _read_table(source, set(names))
     chosen = _choose(names, split, mask_of, table)
-    annotations = {}
+    annotations = {"upright": True}
     if mask_of:
         annotations |= {"masks": [mask_of.get(name) for name in chosen], "to_labels": index_labels}
     if table:
@@ -53,7 +55,7 @@ def read(source, split, cfg):
         annotations["landmarks"] = points.reshape(len(chosen), len(table["names"]), 2)
         annotations["landmark_names"] = table["names"]
         annotations["eyes"] = _eyes(table["names"])
-    if annotations and split == "train":
+    if (mask_of or table) and split == "train":
         known = table["landmarks"] if table else ()
         annotations["fit"] = np.array([name in mask_of or name in known for name in chosen])
     return Listing(chosen, **annotations)
@@ -90,6 +92,8 @@ def _match(source, names, masks, folder):
             raise source.error(f"holds two masks for {pictures[0]}: {mask_of[pictures[0]]} and {mask}.")
     if not mask_of:
         raise source.error(f"holds {len(masks):,} masks in {folder}, none named as a picture; the first is {masks[0]}.")
+    if len(mask_of) < len(masks):
+        print(f"{len(masks) - len(mask_of):,} of {len(masks):,} masks in {folder} are named as no picture.", flush=True)
     return mask_of
 
 
@@ -106,11 +110,14 @@ def _read_table(source, pictures):
         raise source.error(f"has a {path} that lacks the column file or the columns NAME_x and NAME_y; it has "
                            f"{', '.join(columns) or 'none'}.")
     landmarks, splits, absent = {}, {}, []
-    for row in reader:
-        file = next((f for f in (top + row["file"], row["file"]) if f in pictures), None)
+    for row in _rows(source, path, reader):
+        listed = row["file"] or ""
+        file = next((f for f in (top + listed, listed) if f in pictures), None)
         if file is None:
-            absent.append(row["file"])
+            absent.append(listed)
             continue
+        if file in landmarks:
+            raise source.error(f"has a {path} that names {listed} twice, the second time in line {reader.line_num}.")
         try:
             landmarks[file] = [float(row[f"{name}_{axis}"] or math.nan) for name in names for axis in "xy"]
         except (TypeError, ValueError) as error:
@@ -124,6 +131,13 @@ def _read_table(source, pictures):
         raise source.error(f"lacks {len(absent):,} of the {len(absent) + len(landmarks):,} pictures in {path}, the "
                            f"first is {absent[0]}.")
     return {"names": names, "landmarks": landmarks, "split": splits}
+
+
+def _rows(source, path, reader):
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise source.error(f"has a {path} whose line {reader.line_num} cannot be read: {error}.") from None
 
 
 def _eyes(names):

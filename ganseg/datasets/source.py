@@ -1,12 +1,15 @@
 """Files of a folder, zip or tar by their path within, opened with care: sources come from anywhere."""
 
+import errno
 import hashlib
 import io
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
 import threading
+import weakref
 import zipfile
 import zlib
 from functools import partial
@@ -31,7 +34,8 @@ def locate(path, wanted, called="source"):
     """
     if not path:
         raise UserError(f"{called}: is not set; name {wanted}.")
-    candidates = [Path(path).expanduser(), config.ROOT / path]
+    path = os.path.expanduser(path)  # which leaves ~nobody as it is
+    candidates = [Path(path), config.ROOT / path]
     for candidate in candidates:
         if candidate.exists():
             return candidate.absolute()
@@ -42,9 +46,8 @@ def locate(path, wanted, called="source"):
 def fingerprint(path):
     """A text that changes when a file of a folder, or the archive, is added, removed or changed."""
     path = Path(path)
-    files = sorted(_walk(path)) if path.is_dir() else [(path.name, path.stat())]
     digest = hashlib.sha256()
-    for name, stat in files:
+    for name, stat in _walk(path) if path.is_dir() else [(path.name, path.stat())]:
         digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
 
@@ -54,20 +57,23 @@ class Source:
 
     path      of the source
     called    the parameter, for messages
-    archives  endings of archives inside a folder whose content counts as lying beside them
+    archives  {name: folder}: archives inside a folder whose content counts as lying beside them, and what each
+              unpacks to: where that is there already, the archive is left alone
     scratch   where tars are unpacked; None: the system's folder for temporary files
     Raises UserError when it is missing, damaged, unsafe or of another kind.
     """
 
-    def __init__(self, path, called="source", archives=(), scratch=None):
+    def __init__(self, path, called="source", archives=None, scratch=None):
         self.path, self.called, self._scratch = Path(path), called, scratch
         self._mounts, self._temporary = [], []
         try:
             if self.path.is_dir():
                 self._mounts.append(_Folder(self.path))
-                inner = [name for name in self._mounts[0].names if archives and name.endswith(tuple(archives))]
-                for name in inner:
-                    self._mount(self.path / name, str(PurePosixPath(name).parent))
+                self.names = self._mounts[0].names
+                for name in self._mounts[0].names if archives else []:
+                    inside = archives.get(PurePosixPath(name).name)
+                    if inside and self.folder(inside) is None:
+                        self._mount(self.path / name, str(PurePosixPath(name).parent))
             else:
                 self._mount(self.path, ".")
         except BaseException:
@@ -75,6 +81,7 @@ class Source:
             raise
         names = {name for mount in self._mounts for name in mount.names}
         self.names = sorted(name for name in names if not _is_clutter(name))
+        self._finalizer = weakref.finalize(self, _remove, self._temporary)  # also where nobody closes it
 
     def __enter__(self):
         return self
@@ -83,8 +90,7 @@ class Source:
         self.close()
 
     def close(self):
-        for folder in self._temporary:
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(self._temporary)
 
     def read(self, name):
         """The bytes of a file. Raises OSError, ValueError or whatever a damaged archive leads to."""
@@ -204,22 +210,34 @@ def _unpack(path, folder, called):
     except tarfile.FilterError as error:
         raise UserError(f"{called}: {path} holds {error.tarinfo.name!r}, which leads out of the archive or is no "
                         "file; such an archive is not opened.") from None
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise UserError(f"{called}: {path} cannot be unpacked into {folder.parent}, where no room is left; set "
+                            "GANSEG_OUTPUTS to a larger disk.") from None
         raise UserError(f"{called}: {path} cannot be unpacked: {_one_line(error)}; it may be damaged or incomplete, "
                         "copy or download it again.") from None
 
 
 def _walk(root, prefix="", seen=frozenset()):
-    """(name, stat) of all files below a folder; links are followed, but not in a circle."""
+    """(name, stat) of all files below a folder but clutter, by folder; links are followed, but not in a circle."""
     here = os.path.realpath(root)
     if here in seen:
         return
-    with os.scandir(root) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {here})
-            elif entry.is_file():
-                yield prefix + entry.name, entry.stat()
+    try:
+        with os.scandir(root) as entries:
+            entries = sorted((entry for entry in entries if not _is_clutter(entry.name)), key=lambda entry: entry.name)
+    except PermissionError:
+        raise UserError(f"source: {root} may not be read; change its permissions or move it away.") from None
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {here})
+        elif entry.is_file():
+            yield prefix + entry.name, entry.stat()
+
+
+def _remove(folders):
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_picture(name):

@@ -12,7 +12,7 @@ from PIL import Image
 from ganseg.datasets.base import Listing, Wanted
 from ganseg.errors import UserError
 
-ARCHIVES = ()
+ARCHIVES = {}
 OBTAIN = (
     "the videos of Taichi can no longer be downloaded, so that only those who have the frames of the MSCS release can "
     "use it: put its train/, eval_images/, taichi_train_gt.pkl, taichi_test_gt.pkl and taichi-test-masks/ into a folder"

@@ -136,13 +136,13 @@ def keypoint_error_percent_mean_keypoints(centroids, landmarks, train_centroids,
 @metric("Keypoints from part centroids by least squares with bias, fitted on the training pictures that show each; "
         "mean absolute error of each coordinate where it is known, summed over the coordinates, in pixels of the "
         "original frames (the protocol of Taichi: 18 joints, 36 coordinates).")
-def taichi_mae(centroids, landmarks, train_centroids, train_landmarks, frame_px):
+def taichi_mae(centroids, landmarks, train_centroids, train_landmarks, image_size, frame_px):
     """Sum over the 2 L coordinates of their mean absolute errors, in pixels of frames `frame_px` wide.
 
     Arguments as of regress, in [-1, 1]; NaN = missing. Raises LeftOut when a coordinate is known nowhere.
     """
     predicted = regress(centroids, train_centroids, train_landmarks, fit_with_bias)
-    errors = np.abs(predicted - landmarks) * (frame_px - 1) / 2  # (N, L, 2)
+    errors = np.abs(predicted - landmarks) * (image_size - 1) / 2 * frame_px / image_size  # (N, L, 2)
     known = ~np.isnan(errors)
     if not known.any(axis=0).all():
         raise LeftOut("a keypoint is shown by no training or no test picture")

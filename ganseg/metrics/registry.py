@@ -27,6 +27,9 @@ class Predictions:
     # (N, H, W) and (M, H, W) uint8: 0 background, true parts from 1
     true_labels: np.ndarray | None = _optional("the data set has no true part labels")
     train_true_labels: np.ndarray | None = _optional("the training pictures have no true part labels")
+    # (N,) and (M,) bool: the pictures whose true labels and foreground are known; None: all
+    masked: np.ndarray | None = None
+    train_masked: np.ndarray | None = None
     # (N, H, W) bool; true_labels != 0 where only those are given
     true_foreground: np.ndarray | None = _optional("the data set has no true foreground masks")
     # (N, L, 2) and (M, L, 2) in [-1, 1], (x, y), NaN where a landmark is missing
@@ -82,7 +85,13 @@ def compute(predictions):
     values, left_out = {}, {}
     for name, (function, _) in _METRICS.items():
         parameters = inspect.signature(function).parameters
-        known = {p: getattr(predictions, p) for p in parameters if not _is_absent(getattr(predictions, p))}
+        known = {p: value for p in parameters if not _is_absent(value := getattr(predictions, p))}
+        for truths, fields, masked in (
+            ({"true_labels", "true_foreground"}, {"labels", "true_labels", "true_foreground"}, predictions.masked),
+            ({"train_true_labels"}, {"train_labels", "train_true_labels"}, predictions.train_masked),
+        ):
+            if masked is not None and truths & known.keys():
+                known |= {field: known[field][masked] for field in fields & known.keys()}
         needs = {p for p in parameters if parameters[p].default is inspect.Parameter.empty}
         absent = [field for field in _FIELDS if field in needs - known.keys()]
         if absent:
