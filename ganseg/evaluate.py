@@ -37,6 +37,7 @@ def evaluate(run):
         "generator weights": state.get("generator_weights", "released"),
         "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
         "test pictures": len(test),
+        "test pictures told from training pictures by": test.split_by,
         "training pictures that fit regressions and matching": len(fit),
         "seed": cfg.seed,
     }

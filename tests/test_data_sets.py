@@ -65,6 +65,9 @@ def test_each_data_set_goes_from_prepare_to_evaluation_and_says_what_it_leaves_o
     record = evaluate.evaluate(run)
     assert given <= record.keys() and left_out == set(record["left_out"])
     assert all(record["left_out"].values())
+    expected = {"cub": "the official train_test_split.txt", "folder": "every second annotated picture"}
+    told_by = record["notes"]["test pictures told from training pictures by"]
+    assert told_by == expected.get(dataset, "as published")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
     assert "Training pictures" in report.write(run).read_text()
 

@@ -62,7 +62,8 @@ def _draw(split, most, limit, image_size):
     n = min(N_CREATURES[split] if most is None else most, limit or most or N_CREATURES[split])
     images, labels, keypoints = creatures.draw(range(n), split, CREATURES_SEED, image_size)
     names = [f"{split}-{i:05d}" for i in range(n)]
-    return Pictures(images, names, labels, landmarks=keypoints, landmark_names=tuple(creatures.KEYPOINT_NAMES))
+    return Pictures(images, names, labels, landmarks=keypoints, landmark_names=tuple(creatures.KEYPOINT_NAMES),
+                    split_by="the seed they are drawn from")
 
 
 def _from_cache(cfg, split, most, check_all):

@@ -25,6 +25,7 @@ class Pictures:
     landmark_names: tuple[str, ...] = ()  # L
     eyes: tuple[int, int] | None = None  # the two landmarks of the inter-ocular distance
     frame_px: float | None = None  # width of the frames in which the data set's own protocol counts pixels
+    split_by: str = "as published"  # how test pictures were told from training pictures
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
     fit: np.ndarray | None = None  # training pictures that regressions and matching are fitted on; None: all
 
@@ -55,6 +56,7 @@ class Listing:
     eyes: tuple[int, int] | None = None  # indices of left and right eye
     frame_px: float | None = None
     fit: np.ndarray | None = None  # (N,) bool: of the training pictures, those to fit on; None: all
+    split_by: str = "as published"
     upright: bool = False  # annotations speak of the picture as turned by its EXIF data
 
     def take(self, rows):
@@ -63,7 +65,7 @@ class Listing:
         values = {name: getattr(self, name) for name in ("masks", "landmarks", "fit")}
         values |= {k: v[rows] for k, v in values.items() if isinstance(v, np.ndarray)}
         values |= {k: [v[i] for i in rows] for k, v in values.items() if isinstance(v, list)}
-        same = ("to_labels", "only_foreground", "landmark_names", "eyes", "frame_px", "upright")
+        same = ("to_labels", "only_foreground", "landmark_names", "eyes", "frame_px", "split_by", "upright")
         return Listing([self.names[i] for i in rows], **values, **{name: getattr(self, name) for name in same})
 
 

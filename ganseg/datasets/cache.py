@@ -27,7 +27,7 @@ from ganseg.errors import UserError
 
 CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks all
 MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
-FACTS = ("landmark_names", "eyes", "frame_px", "only_foreground")
+FACTS = ("landmark_names", "eyes", "frame_px", "only_foreground", "split_by")
 
 
 class Damaged(Exception):

@@ -40,14 +40,14 @@ def read(source, split, cfg):
     pictures = _table(source.text(path), _where(source, path), "id path", int, str)
     absent = [folder + name for name in pictures.values() if folder + name not in there]
     _refuse(absent, pictures, f"{_where(source, path)} names pictures that are not there")
-    ids = _ids(source, split, cfg.split_list, sorted(pictures))
+    ids, split_by = _ids(source, split, cfg.split_list, sorted(pictures))
     annotations, masks_folder = _landmarks(source, ids, pictures), source.folder("segmentations")
     if masks_folder is not None:
         masks = [masks_folder + str(PurePosixPath(pictures[i]).with_suffix(".png")) for i in ids]
         absent = [mask for mask in masks if mask not in there]
         _refuse(absent, masks, f"{source.called}: {source.path} lacks masks of the split {split}")
         annotations |= {"masks": masks, "to_labels": to_labels, "only_foreground": True}
-    return Listing([folder + pictures[i] for i in ids], **annotations)
+    return Listing([folder + pictures[i] for i in ids], split_by=split_by, **annotations)
 
 
 def to_labels(mask, resize):
@@ -61,7 +61,7 @@ def to_labels(mask, resize):
 
 
 def _ids(source, split, split_list, known):
-    """The ids of a split, of the ascending `known` ones."""
+    """The ids of a split, of the ascending `known` ones, and what it was made by."""
     official = source.find(SPLIT)
     if split_list is not None:
         where, wanted = f"split_list: {split_list}", {"train": 0, "test": 2}[split]
@@ -76,9 +76,11 @@ def _ids(source, split, split_list, known):
         _refuse([i for i in known if i not in part_of], known, f"{where} leaves out ids of {IMAGES}")
     else:
         print(f"{source.path} lacks {SPLIT}: every tenth picture by id is tested on, the others train.", flush=True)
-        return [i for row, i in enumerate(known) if (row % 10 == 0) == (split == "test")]
+        chosen = [i for row, i in enumerate(known) if (row % 10 == 0) == (split == "test")]
+        return chosen, f"every tenth picture by id, for want of {SPLIT}"
     _refuse(sorted(part_of.keys() - set(known)), part_of, f"{where} names ids that {IMAGES} lacks")
-    return [i for i in known if part_of.get(i) == wanted]  # a user's list may leave pictures out
+    chosen = [i for i in known if part_of.get(i) == wanted]  # a user's list may leave pictures out
+    return chosen, "the user's split_list" if split_list is not None else f"the official {SPLIT}"
 
 
 def _landmarks(source, ids, pictures):

@@ -45,8 +45,8 @@ def read(source, split, cfg):
         raise source.error(NO_PICTURES)
     mask_of = _match(source, names, masks, folder) if masks else {}
     table = _read_table(source, set(names))
-    chosen = _choose(names, split, mask_of, table)
-    annotations = {"upright": True}
+    chosen, split_by = _choose(names, split, mask_of, table)
+    annotations = {"upright": True, "split_by": split_by}
     if mask_of:
         annotations |= {"masks": [mask_of.get(name) for name in chosen], "to_labels": index_labels}
     if table:
@@ -62,15 +62,15 @@ def read(source, split, cfg):
 
 
 def _choose(names, split, mask_of, table):
-    """The pictures of a split."""
+    """The pictures of a split, and what it was made by."""
     if table and table["split"]:
-        return [name for name in names if table["split"].get(name, "train") == split]
+        return [name for name in names if table["split"].get(name, "train") == split], TABLE
     annotated = [name for name in names if name in mask_of or (table and name in table["landmarks"])]
     test = set(annotated[1::2] or annotated)
     if test:
-        return [name for name in names if (name in test) == (split == "test")]
+        return [name for name in names if (name in test) == (split == "test")], "every second annotated picture"
     n = len(names) if split == "train" else min(N_TEST, len(names))
-    return [names[i * len(names) // n] for i in range(n)]
+    return [names[i * len(names) // n] for i in range(n)], "nothing: test pictures are training pictures too"
 
 
 def _match(source, names, masks, folder):
