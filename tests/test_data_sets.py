@@ -14,6 +14,7 @@ from ganseg.errors import UserError
 LANDMARKS = {"landmark_error", "landmark_error_with_bias", "landmark_error_mean_landmarks"}
 KEYPOINTS = {"keypoint_error_percent", "keypoint_error_percent_mean_keypoints"}
 UNDER = {"nmi_keypoints", "ari_keypoints"}
+MASKS = {"foreground_iou", "foreground_iou_center_box"}
 PARTS = {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"}
 
 
@@ -27,12 +28,12 @@ def write_labelled_folder(folder):
 
 
 SETS = {  # name: what writes it, the metrics it must have and those it must leave out
-    "celeba": (write_celeba, LANDMARKS | UNDER, {"foreground_iou"} | PARTS | KEYPOINTS | {"taichi_mae"}),
-    "celeba_aligned": (write_celeba_aligned, LANDMARKS | UNDER, {"foreground_iou", "taichi_mae"} | PARTS | KEYPOINTS),
-    "flowers": (write_flowers, {"foreground_iou"}, PARTS | KEYPOINTS | LANDMARKS | UNDER | {"taichi_mae"}),
-    "cub": (write_cub, {"foreground_iou"} | UNDER | KEYPOINTS, PARTS | LANDMARKS | {"taichi_mae"}),
-    "taichi": (write_taichi, {"foreground_iou", "taichi_mae"} | UNDER | KEYPOINTS, PARTS | LANDMARKS),
-    "folder": (write_labelled_folder, {"foreground_iou"} | PARTS, LANDMARKS | KEYPOINTS | UNDER | {"taichi_mae"}),
+    "celeba": (write_celeba, LANDMARKS | UNDER, MASKS | PARTS | KEYPOINTS | {"taichi_mae"}),
+    "celeba_aligned": (write_celeba_aligned, LANDMARKS | UNDER, MASKS | {"taichi_mae"} | PARTS | KEYPOINTS),
+    "flowers": (write_flowers, MASKS, PARTS | KEYPOINTS | LANDMARKS | UNDER | {"taichi_mae"}),
+    "cub": (write_cub, MASKS | UNDER | KEYPOINTS, PARTS | LANDMARKS | {"taichi_mae"}),
+    "taichi": (write_taichi, MASKS | {"taichi_mae"} | UNDER | KEYPOINTS, PARTS | LANDMARKS),
+    "folder": (write_labelled_folder, MASKS | PARTS, LANDMARKS | KEYPOINTS | UNDER | {"taichi_mae"}),
 }
 
 

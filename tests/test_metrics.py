@@ -40,6 +40,22 @@ def test_foreground_iou_of_empty_against_empty_is_1_and_against_a_mask_is_0():
     assert masks.foreground_iou(empty, full) == 0
 
 
+def test_the_best_centred_box_is_found_among_all_of_them():
+    true = rng(3).uniform(size=(5, 8, 8)) < rng(4).uniform(size=(5, 1, 1))
+    true[0, 2:6, 1:7] = True
+
+    def iou(height, width):
+        box = np.zeros((8, 8), bool)
+        box[4 - height : 4 + height, 4 - width : 4 + width] = True
+        return np.mean([(t & box).sum() / (t | box).sum() for t in true])
+
+    best = max(iou(height, width) for height in range(1, 5) for width in range(1, 5))
+    assert masks.foreground_iou_center_box(true) == pytest.approx(best, abs=1e-9)
+    box = np.zeros((1, 8, 8), bool)
+    box[:, 2:6, 1:7] = True
+    assert masks.foreground_iou_center_box(box) == 1
+
+
 def test_shares_and_used_parts_are_counted_over_the_predicted_foreground():
     # 100 foreground pixels: 97, 2, 1, 0; background 100 of 200
     picture = np.repeat(np.array([0, 1, 2, 3], np.uint8), [100, 97, 2, 1]).reshape(2, 10, 10)
@@ -350,7 +366,7 @@ def test_each_metric_is_either_a_finite_float_or_left_out_and_has_a_protocol():
      "no part labels were predicted for the test pictures"),
     ("true_labels", {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"},
      "the data set has no true part labels"),
-    ("true_foreground", {"foreground_iou"}, "the data set has no true foreground masks"),
+    ("true_foreground", {"foreground_iou", "foreground_iou_center_box"}, "the data set has no true foreground masks"),
     ("train_labels", {"part_miou"}, "no part labels were predicted for the training pictures"),
     ("train_true_labels", {"part_miou"}, "the training pictures have no true part labels"),
     ("centroids", {*FACES, "taichi_mae"}, "no centroids were predicted for the test pictures"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ganseg.metrics.registry import metric
+from ganseg.metrics.registry import LeftOut, metric
 
 USED_SHARE = 0.02  # of the predicted foreground; a part below it counts as unused
 
@@ -21,6 +21,27 @@ def foreground_iou(labels, true_foreground):
         raise ValueError(f"labels {labels.shape} and true_foreground {true_foreground.shape} differ")
     pairs = zip(labels != 0, true_foreground.astype(bool, copy=False), strict=True)
     return np.mean([(p & t).sum() / (p | t).sum() if (p | t).any() else 1.0 for p, t in pairs])
+
+
+@metric("Control: the IoU of foreground_iou for one box in the middle of every picture, of the width and height that "
+        "are best on these test pictures.")
+def foreground_iou_center_box(true_foreground):
+    """The largest mean IoU that any centred box reaches.
+
+    true_foreground  (N, S, S) bool
+    Raises LeftOut where S is odd or the pictures are not square: no box of whole pixels lies in their middle.
+    """
+    _, height, width = true_foreground.shape
+    if height != width or width % 2:
+        raise LeftOut("the pictures are not squares of an even width")
+    half = width // 2
+    quarters = true_foreground.reshape(-1, 2, half, 2, half)  # by upper, lower, left and right half
+    top, bottom = quarters[:, 0, ::-1].astype(int), quarters[:, 1].astype(int)  # rows from the middle outwards
+    folded = top[:, :, 0, ::-1] + top[:, :, 1] + bottom[:, :, 0, ::-1] + bottom[:, :, 1]
+    inside = folded.cumsum(axis=1).cumsum(axis=2)  # (N, half, half): pixels in the box of 2 i + 2 by 2 j + 2 pixels
+    sides = 2 * np.arange(1, half + 1)
+    either = np.outer(sides, sides) + inside[:, -1:, -1:] - inside
+    return (inside / either).mean(axis=0).max()
 
 
 def pixel_counts(labels, n_parts):
