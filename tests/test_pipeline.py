@@ -202,14 +202,14 @@ def test_fewer_photos_than_a_batch_are_an_error_that_names_the_unreadable_ones(p
     given = ["-p", "dataset", "folder", "-p", "source", str(photos), *tiny_model, "-p", "batch_size", "9"]
     message = fails(given, capsys, run=lambda argv: cli.run_stage("train", argv))
     assert "8 pictures can be read" in message and "broken.png" in message
-    assert not outputs.exists()
+    assert not (outputs / "folder").exists()
 
 
 def test_a_damaged_zip_is_named(outputs, tmp_path, capsys):
     (tmp_path / "photos.zip").write_bytes(b"PK\x03\x04 cut short")
     given = ["-p", "dataset", "folder", "-p", "source", str(tmp_path / "photos.zip")]
     assert "photos.zip" in fails(given, capsys, run=lambda argv: cli.run_stage("train", argv))
-    assert not outputs.exists()
+    assert not (outputs / "folder").exists()
 
 
 def test_two_points_per_part_warn_and_train(outputs, capsys):
