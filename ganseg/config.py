@@ -92,6 +92,7 @@ class DistillConfig(BaseModel):
     distill_steps: Count = 10_000
     distill_batch_size: Annotated[int, Field(ge=2)] = 64  # BatchNorm needs two
     lr_segmenter: Positive = 3.0e-4
+    distill_augment: bool = False  # move and recolour the pairs: for segmenters without ImageNet weights
 
 
 class EvaluateConfig(BaseModel):
@@ -145,8 +146,8 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
 
 
 # Settings that may differ when a run is opened again: how long, where and how often, not what.
-FREE = {"max_steps", "max_minutes", "device", "source", "log_every_steps", "sample_every_steps", "save_every_steps"}
-FREE |= {"keep_checkpoints", "max_test_pictures", *EvaluateConfig.model_fields}
+FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_test_pictures", "keep_checkpoints"}
+FREE |= {"log_every_steps", "sample_every_steps", "save_every_steps", *EvaluateConfig.model_fields}
 DISTILL = set(DistillConfig.model_fields)
 
 

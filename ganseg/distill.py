@@ -1,6 +1,7 @@
 """Distillation: a segmenter learns from endless generated (image, label) pairs. Runs without notebooks too."""
 
 import torch
+import torch.nn.functional as F
 
 from ganseg import losses, sampling, segmenter
 from ganseg.loop import Loop
@@ -65,7 +66,30 @@ def generate_pairs(G, cfg, step):
     latents = G.sample_latents(cfg.distill_batch_size, rng(cfg.seed, "distill", step))
     with sampling.autocast(cfg, latents.points.device):
         generated = G(latents)
-    return generated.image, generated.masks.argmax(dim=1)
+    images, labels = generated.image, generated.masks.argmax(dim=1)
+    return augment(images, labels, rng(cfg.seed, "augment", step)) if cfg.distill_augment else (images, labels)
+
+
+def augment(images, labels, random):
+    """Pairs turned, scaled, moved and recoloured, each by amounts of its own.
+
+    images (B, 3, H, W) in [-1, 1], labels (B, H, W); random  a CPU generator
+    Up to 20 degrees, a factor of 1.25, an eighth of the width; contrast, brightness, tint and noise.
+    """
+    B = len(images)
+    uniform = (2 * torch.rand(B, 5, generator=random) - 1).to(images.device)
+    angle, scale = uniform[:, 0] * torch.pi / 9, 1.25 ** uniform[:, 1]
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    theta = torch.stack([cos, -sin, uniform[:, 2] / 4, sin, cos, uniform[:, 3] / 4], dim=1).view(B, 2, 3)
+    window = F.affine_grid(theta, list(images.shape), align_corners=False)
+    reflect = {"padding_mode": "reflection", "align_corners": False}
+    images = F.grid_sample(images, window, mode="bilinear", **reflect)
+    labels = F.grid_sample(labels[:, None].float(), window, mode="nearest", **reflect)[:, 0].long()
+
+    tint, noise = (torch.randn(B, 3, *size, generator=random).to(images.device) for size in ((1, 1), images.shape[2:]))
+    contrast, brightness = 1.4 ** uniform[:, 4, None, None, None], 0.2 * tint.mean(dim=1, keepdim=True)
+    recoloured = contrast * images + brightness + 0.1 * tint + 0.05 * noise
+    return recoloured.clamp(-1, 1), labels
 
 
 def main(argv=None):

@@ -1,0 +1,45 @@
+"""The pairs that a segmenter learns from, and going on where distillation stopped."""
+
+import numpy as np
+import torch
+
+from ganseg import distill, runs, sampling, segmenter
+from ganseg.sampling import rng
+
+
+def squares():
+    """Pairs whose picture is white where the label is 1."""
+    labels = torch.zeros(8, 32, 32, dtype=torch.long)
+    labels[:, 8:20, 10:26] = 1
+    return (2.0 * labels - 1)[:, None].expand(8, 3, 32, 32), labels
+
+
+def test_labels_move_with_their_pictures():
+    images, labels = squares()
+    moved, moved_labels = distill.augment(images, labels, rng(1))
+    assert moved.shape == images.shape and moved_labels.dtype == torch.long and moved.abs().max() <= 1
+    for image, label, before in zip(moved, moved_labels, labels, strict=True):
+        grey = image.mean(0)
+        assert np.corrcoef(grey.flatten(), label.flatten())[0, 1] > 0.9
+        assert set(label.unique().tolist()) == {0, 1} and not torch.equal(label, before)
+    assert not torch.equal(moved_labels[0], moved_labels[1])  # each by amounts of its own
+
+
+def test_augmentation_is_drawn_from_the_step_alone():
+    once, again = (distill.augment(*squares(), rng(1)) for _ in range(2))
+    other = distill.augment(*squares(), rng(2))
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True)) and not torch.equal(once[0], other[0])
+
+
+def test_pairs_are_augmented_only_where_the_config_asks_for_it(tiny):
+    G = sampling.new_generator(tiny()).eval()
+    plain, changed = (distill.generate_pairs(G, tiny(distill_augment=wish), 0) for wish in (False, True))
+    assert torch.equal(distill.generate_pairs(G, tiny(), 0)[0], plain[0]) and not torch.equal(plain[0], changed[0])
+
+
+def test_a_finished_distillation_goes_on_with_more_steps(trained, tiny_run):
+    wishes = {"segmenter": "unet", "segmenter_width": 4, "distill_batch_size": 2}
+    list(distill.distill(tiny_run("trained", **wishes, distill_steps=2)))
+    list(distill.distill(tiny_run("trained", distill_steps=4)))
+    assert runs.find(trained.folder).load("segmenter")["step"] == 4
+    assert segmenter.load(tiny_run("trained")) is not None
