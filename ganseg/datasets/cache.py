@@ -155,8 +155,6 @@ def _write(folder, source, listing, S, crop):
     if skipped:
         arrays = {name: _keep_rows(folder, name, array, kept) for name, array in arrays.items()}
         listing, sizes, crc = listing.take(kept), sizes[kept], crc[kept]
-    for array in arrays.values():
-        array.flush()
 
     index = {"crc": crc, "names": np.array([printable(name) for name in listing.names])}
     if listing.landmarks is not None:
