@@ -14,7 +14,7 @@ class Batches:
     """An endless pass over shuffled pictures.
 
     images  (N, 3, S, S) uint8 on the CPU, in memory or mapped from a file, N >= cfg.batch_size
-    Pictures that fit stay on the device; others are read while the step before is computed.
+    Pictures that fit stay on the device; others are read while a GPU computes the step before.
     """
 
     def __init__(self, images, cfg, device):
@@ -23,6 +23,8 @@ class Batches:
         self.resident = device.type != "cpu" and images.nbytes <= _room(device)
         if self.resident:
             self.images = images.to(device)
+        # On the CPU a second thread's OpenMP team would wait, spinning, on the cores that compute
+        self.ahead = device.type != "cpu" and not self.resident
         self.pool, self.next = ThreadPoolExecutor(1), {}  # step -> future of its batch
 
     def __call__(self, step, random):
@@ -39,6 +41,8 @@ class Batches:
         """The step's pictures as they are, on the device."""
         if self.resident:
             return self.images.index_select(0, self._rows(step).to(self.device))
+        if not self.ahead:
+            return self._gather(step)
         waiting = self.next.pop(step, None) or self.pool.submit(self._gather, step)
         batch = waiting.result()
         self.next = {step + 1: self.pool.submit(self._gather, step + 1)}

@@ -62,11 +62,9 @@ class Listing:
     def take(self, rows):
         """The listing of some rows."""
         rows = np.asarray(rows, np.int64)
-        values = {name: getattr(self, name) for name in ("masks", "landmarks", "fit")}
-        values |= {k: v[rows] for k, v in values.items() if isinstance(v, np.ndarray)}
-        values |= {k: [v[i] for i in rows] for k, v in values.items() if isinstance(v, list)}
-        same = ("to_labels", "only_foreground", "landmark_names", "eyes", "frame_px", "split_by", "upright")
-        return Listing([self.names[i] for i in rows], **values, **{name: getattr(self, name) for name in same})
+        arrays = {name: array[rows] for name in ("landmarks", "fit") if (array := getattr(self, name)) is not None}
+        masks = self.masks and [self.masks[i] for i in rows]
+        return replace(self, names=[self.names[i] for i in rows], masks=masks, **arrays)
 
 
 class Wanted(NamedTuple):

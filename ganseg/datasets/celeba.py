@@ -58,17 +58,17 @@ def read(source, split, cfg):
     if split == "train":
         chosen_by, fit = PARTITION, _table(source, FIT, 0)
         names = [name for name, (part,) in _table(source, PARTITION, 1).items() if part == 0 and name not in test]
-        _check_all_in(there, source, pictures, list(fit), FIT)
+        source.check_all_in(there, list(fit), f"pictures of {FIT} in {pictures}")
     else:
         chosen_by, names = TEST, list(test)
-    _check_all_in(there, source, pictures, names, chosen_by)
+    source.check_all_in(there, names, f"pictures of {chosen_by} in {pictures}")
     if wild:
         boxes = _table(source, BOXES, 4)
-        _check_all_in(boxes, source, BOXES, names, chosen_by)
+        source.check_all_in(boxes, names, f"pictures of {chosen_by} in {BOXES}")
         large = _has_large_face(source, [folder + name for name in names], [boxes[name] for name in names])
         names = [name for name, is_large in zip(names, large, strict=True) if is_large]
     landmarks = _table(source, landmark_list, 2 * len(LANDMARKS))
-    _check_all_in(landmarks, source, landmark_list, names, chosen_by)
+    source.check_all_in(landmarks, names, f"pictures of {chosen_by} in {landmark_list}")
     return Listing(
         [folder + name for name in names],
         landmarks=np.array([landmarks[name] for name in names], np.float64).reshape(-1, len(LANDMARKS), 2),
@@ -110,13 +110,6 @@ def _table(source, name, n):
     if not rows:
         raise source.error(f"has no picture in {path}.")
     return rows
-
-
-def _check_all_in(known, source, where, names, name_of_list):
-    absent = [name for name in names if name not in known]
-    if absent:
-        raise source.error(f"lacks {len(absent):,} of {len(names):,} pictures of {name_of_list} in {where}, "
-                           f"the first is {absent[0]}.")
 
 
 def _has_large_face(source, paths, boxes):

@@ -39,12 +39,12 @@ def read(source, split, cfg):
         raise source.error("lacks jpg/, a folder of pictures.")
     ids, there = _ids(source, KEYS[split]), set(source.names)
     names = [f"{folder}image_{i:05d}.jpg" for i in ids]
-    _check_all_in(there, source, "pictures", names, split)
+    source.check_all_in(there, names, f"pictures of {KEYS[split]} in {SPLIT_FILE}")
     if segmim is None:
         return Listing(names)
     masks = [f"{segmim}segmim_{i:05d}.jpg" for i in ids]
     if split == "test":
-        _check_all_in(there, source, "masks", masks, split)
+        source.check_all_in(there, masks, f"masks of {KEYS[split]} in {SPLIT_FILE}")
     masks = [mask if mask in there else None for mask in masks]
     return Listing(names, masks, to_labels, only_foreground=True)
 
@@ -80,10 +80,3 @@ def _ids(source, key):
     if ids is None:
         raise source.error(f"has no {key} in {path}, which should hold trnid, valid and tstid.")
     return ids
-
-
-def _check_all_in(there, source, things, paths, split):
-    absent = [path for path in paths if path not in there]
-    if absent:
-        raise source.error(f"lacks {len(absent):,} of {len(paths):,} {things} of {KEYS[split]} in {SPLIT_FILE}, "
-                           f"the first is {absent[0]}.")

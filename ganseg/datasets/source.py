@@ -132,6 +132,12 @@ class Source:
         """A UserError about this source."""
         return UserError(f"{self.called}: {self.path} {sentence}")
 
+    def check_all_in(self, known, names, what):
+        """Raise UserError where some of the names are not known, saying how many of what, and the first."""
+        absent = [name for name in names if name not in known]
+        if absent:
+            raise self.error(f"lacks {len(absent):,} of {len(names):,} {what}, the first is {absent[0]}.")
+
     def _mount(self, path, prefix):
         if path.is_file() and path.name.lower().endswith(TAR):
             folder = Path(tempfile.mkdtemp(prefix="unpacked-", dir=self._scratch))
