@@ -23,7 +23,7 @@ class Batches:
         self.resident = device.type != "cpu" and images.nbytes <= _room(device)
         if self.resident:
             self.images = images.to(device)
-        # On the CPU a second thread's OpenMP team would wait, spinning, on the cores that compute
+        # On the CPU there is no other processor to read for
         self.ahead = device.type != "cpu" and not self.resident
         self.pool, self.next = ThreadPoolExecutor(1), {}  # step -> future of its batch
 
