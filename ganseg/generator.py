@@ -86,24 +86,42 @@ class Generator(nn.Module):
         return Latents(*z, position).to(self.w_const.device)
 
     def forward(self, latents):
-        points, w, shape = self.make_points(latents)
-        grids = self._grids(points.device)
-        heatmaps = {r: geometry.heatmaps(shape, grid, self.cfg.heatmap) for r, grid in grids.items()}
-        masks = self._make_masks(points, heatmaps, w, grids)
-        foreground = self._make_foreground(shape.centers, masks, w, grids)
-        background = self._make_background(latents, grids)
-        M_bg = masks[:, :1]
-        image = self.rgb((1 - M_bg) * foreground + M_bg * background).float().tanh()
-        heatmaps = crop(heatmaps[self.cfg.image_size], self.cfg.margin)
-        return Generated(points, shape.centers, shape.extent, w, heatmaps, masks, foreground, background, image)
+        points, w = self.make_points(latents)
+        return self.paint(points, w, self.mlp_background(latents.background), latents.background_position)
 
     def make_points(self, latents):
-        """Level 1: points (B, K, n_per, 2), embeddings w (B, K, D) and the parts' shape."""
+        """Level 1: points (B, K, n_per, 2) and embeddings w (B, K, D)."""
         cfg = self.cfg
         raw = self.mlp_points(latents.points).float() / cfg.point_divisor
         points = raw.tanh().view(-1, cfg.n_parts, cfg.n_per, 2)
         w = self.w_const * self.mlp_appearance(latents.appearance).float()[:, None]  # (B, K, D)
-        return points, w, geometry.part_shape(points, cfg.heatmap, cfg.fixed_sigma2)
+        return points, w
+
+    def paint(self, points, w, background_style, background_position):
+        """Levels 2 and 3: the picture of given points.
+
+        points               (B, K, n_per, 2) in [-1, 1]; beyond is allowed
+        w                    (B, K, D)
+        background_style     (B, D)
+        background_position  (B, 2)
+        """
+        cfg = self.cfg
+        shape = geometry.part_shape(points, cfg.heatmap, cfg.fixed_sigma2)
+        grids = self._grids(points.device)
+        heatmaps = {r: geometry.heatmaps(shape, grid, cfg.heatmap) for r, grid in grids.items()}
+        masks = self._make_masks(points, heatmaps, w, grids)
+        image, foreground, background = self.blend(masks, shape.centers, w, background_style, background_position)
+        heatmaps = crop(heatmaps[cfg.image_size], cfg.margin)
+        return Generated(points, shape.centers, shape.extent, w, heatmaps, masks, foreground, background, image)
+
+    def blend(self, masks, centers, w, background_style, background_position):
+        """Level 3: the picture of given masks (B, K + 1, H, W), with its foreground and background features."""
+        grids = self._grids(masks.device)
+        foreground = self._make_foreground(centers, masks, w, grids)
+        background = self._make_background(background_style, background_position, grids)
+        M_bg = masks[:, :1]
+        image = self.rgb((1 - M_bg) * foreground + M_bg * background).float().tanh()
+        return image, foreground, background
 
     def _grids(self, device):
         """The pixel grid of each resolution, margin included."""
@@ -126,11 +144,9 @@ class Generator(nn.Module):
         x = self.foreground_start(geometry.offsets(centers, grids[self.cfg.resolutions[0]]))
         return self._through(self.foreground_blocks, x, style_maps)
 
-    def _make_background(self, latents, grids):
+    def _make_background(self, style, position, grids):
         """Level 3: features of the background, (B, C, H, W)."""
-        style = self.mlp_background(latents.background)
-        position = latents.background_position[:, None]  # (B, 1, 2)
-        x = self.background_start(geometry.offsets(position, grids[self.cfg.resolutions[0]]))
+        x = self.background_start(geometry.offsets(position[:, None], grids[self.cfg.resolutions[0]]))
         return self._through(self.background_blocks, x, dict.fromkeys(grids, style))
 
     def _through(self, blocks, x, styles):
