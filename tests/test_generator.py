@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ganseg import geometry, sampling
+from ganseg import sampling
 from ganseg.discriminator import Discriminator
 from ganseg.generator import Latents
 from ganseg.losses import area_targets
