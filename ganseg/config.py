@@ -40,6 +40,8 @@ class DataConfig(BaseModel):
 
 
 class ModelConfig(BaseModel):
+    # autoencoder_*: the trivial solutions that the paper holds against its GAN (S F.1)
+    architecture: Literal["gan", "autoencoder_points", "autoencoder_masks"] = "gan"
     n_parts: Count = 8  # K, background not counted
     n_per: Count = 4  # points per part
     embedding_dim: Count = 64  # D

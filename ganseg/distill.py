@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ganseg import losses, sampling, segmenter
+from ganseg import autoencoder, losses, sampling, segmenter
 from ganseg.loop import Loop
 from ganseg.sampling import rng
 
@@ -54,6 +54,10 @@ def distill(run, control=False):
 
 def distill_all(run):
     """Distil the run's generator and, where the config asks for the control, an untrained one."""
+    if run.cfg.architecture != "gan":
+        print(f"{run.label} is an auto-encoder: it segments photos itself, nothing is distilled.", flush=True)
+        autoencoder.keep_as_segmenter(run)
+        return
     yield from distill(run)
     if run.cfg.untrained_control:
         print("Control: the same distillation from an untrained generator")

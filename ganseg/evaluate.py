@@ -1,8 +1,10 @@
 """What a run's segmenter is worth on the test split: metrics, and the pictures to look at."""
 
+import math
+
 import torch
 
-from ganseg import datasets, metrics, pictures, sampling, segmenter
+from ganseg import autoencoder, datasets, metrics, pictures, sampling, segmenter
 from ganseg.geometry import soft_centroids
 
 N_SAMPLES, N_DETECTIONS = 90, 120
@@ -22,10 +24,14 @@ def evaluate(run):
         fit = fit.take([])  # there is nothing to fit
     (run.folder / "figures").mkdir(parents=True, exist_ok=True)
 
-    generated = sampling.sample(sampling.load_generator(run, cfg.distill_generator, device), N_SAMPLES, cfg.seed)
+    S, state = segmenter.load(run, device=device), run.load("segmenter")
+    if cfg.architecture == "gan":
+        G = sampling.load_generator(run, cfg.distill_generator, device)
+        generated = sampling.sample(G, N_SAMPLES, cfg.seed)
+    else:
+        generated = autoencoder.reconstruct(S.autoencoder, test.images[:N_SAMPLES])
     pictures.save(pictures.samples_sheet(generated), run.folder / "figures" / "samples.png")
 
-    S, state = segmenter.load(run, device=device), run.load("segmenter")
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
     _save_detections(run, test, labels)
     if run.newest("control"):
@@ -66,11 +72,14 @@ def _measure(S, cfg, test, fit, generated):
     """Values and left-out reasons of all metrics, and the labels of the test pictures."""
     labels, centroids = predict(S, test.images)
     fit_labels, fit_centroids = predict(S, fit.images, keep_labels=fit.labels is not None and not fit.only_foreground)
-    extents_px = None
+    of_samples = {}
     if generated is not None:
         # A fixed heatmap's size does not depend on the points
         extent = generated.extent if cfg.heatmap != "fixed" else torch.tensor([cfg.fixed_sigma2**0.5])
-        extents_px = (extent.flatten() * (cfg.image_size - 1) / 2).numpy()
+        px = (cfg.image_size - 1) / 2
+        entropy = torch.special.entr(generated.masks).sum(dim=1).mean(dim=(1, 2)) / math.log(cfg.n_parts + 1)
+        of_samples = {"extents_px": (extent.flatten() * px).numpy(), "centers_px": (generated.centers * px).numpy(),
+                      "mask_entropies": entropy.numpy()}
     predictions = metrics.Predictions(
         n_parts=cfg.n_parts,
         image_size=cfg.image_size,
@@ -87,7 +96,7 @@ def _measure(S, cfg, test, fit, generated):
         train_landmarks=_array(fit.landmarks),
         eyes=test.eyes,
         frame_px=test.frame_px,
-        extents_px=extents_px,
+        **of_samples,
     )
     values, left_out = metrics.compute(predictions)
     return values, left_out, labels

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from ganseg import runs
+from ganseg import pictures, runs
 from ganseg.errors import UserError
 
 
@@ -75,6 +75,14 @@ class Loop:
         """Write a checkpoint of the parts and of the values not yet logged."""
         state = {name: part.state_dict() for name, part in self.parts.items()}
         self.run.save(self.name, self.done, {**state, "window": self.window, **self.facts})
+
+    def save_samples(self, generated):
+        """Write samples/<step>.png of a Generated and log how its parts are used."""
+        sheet = pictures.samples_sheet(generated, n_columns=5)
+        pictures.save(sheet, self.run.folder / "samples" / f"{self.done:08d}.png")
+        background, *shares = generated.masks.mean(dim=(0, 2, 3)).tolist()
+        of_parts = {f"part_{k}_share": share for k, share in enumerate(shares, start=1)}
+        self.run.log(f"{self.stage}_samples", self.done, background_share=background, **of_parts)
 
     def check_finite(self):
         """Raise UserError naming the first step whose loss is not finite, and the last good checkpoint."""

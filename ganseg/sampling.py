@@ -67,6 +67,8 @@ def load_generator(run, weights="raw", device="cpu"):
     if weights == "untrained":
         return recalibrate(new_generator(cfg).to(device), cfg)
     G = new_generator(cfg)
+    if cfg.architecture != "gan":
+        raise UserError(f"run: {run.label} is an auto-encoder, which paints no pictures of its own; name a GAN's run.")
     path = run.newest("gan")
     if path is None:
         raise runs.missing(run.folder, "gan")
@@ -92,7 +94,11 @@ def averaged_copy(G):
 def sample(G, n, seed, batch_size=32):
     """n generated pictures with all that belongs to them, on the CPU; features are left out (None)."""
     latents = G.sample_latents(n, rng(seed, "samples"))
-    batches = [G(latents[i : i + batch_size]) for i in range(0, n, batch_size)]
+    return joined([G(latents[i : i + batch_size]) for i in range(0, n, batch_size)])
+
+
+def joined(batches):
+    """Several Generated as one on the CPU, without features and heatmaps."""
     fields = {
         name: torch.cat([getattr(out, name).float().cpu() for out in batches])
         for name in Generated._fields

@@ -11,9 +11,18 @@ from ganseg.errors import UserError
 
 
 def build(cfg):
-    """A fresh segmenter of a config; its backbone as cfg.backbone_weights says."""
+    """A fresh segmenter of a config, its backbone as cfg.backbone_weights says; an auto-encoder segments by itself."""
+    if cfg.architecture != "gan":
+        from ganseg import autoencoder  # which builds on this module
+
+        return autoencoder.AsSegmenter(cfg)
+    return build_plain(cfg)
+
+
+def build_plain(cfg):
+    """The network that cfg.segmenter names."""
     if cfg.segmenter == "unet":
-        return UNet(cfg.n_parts, cfg.segmenter_width)
+        return UNet(cfg.n_parts + 1, cfg.segmenter_width)
     return DeepLab(cfg.n_parts, cfg.backbone_weights)
 
 
@@ -55,14 +64,14 @@ class DeepLab(nn.Module):
 class UNet(nn.Module):
     """Three levels of two convolutions, for pictures too small for DeepLab's strides."""
 
-    def __init__(self, n_parts, width):
+    def __init__(self, n_out, width):
         super().__init__()
         w = [width, 2 * width, 2 * width]
         self.down = nn.ModuleList(_double_conv(a, b) for a, b in zip([3, *w], w, strict=False))
         self.up = nn.ModuleList(
             _double_conv(a + b, b) for a, b in zip(reversed(w), reversed(w[:-1]), strict=False)
         )
-        self.head = nn.Conv2d(width, n_parts + 1, 1)
+        self.head = nn.Conv2d(width, n_out, 1)
 
     def forward(self, images):
         features = []

@@ -2,7 +2,7 @@
 
 import torch
 
-from ganseg import datasets, losses, pictures, runs, sampling
+from ganseg import autoencoder, datasets, losses, runs, sampling
 from ganseg.batches import Batches
 from ganseg.discriminator import Discriminator
 from ganseg.errors import UserError
@@ -13,7 +13,7 @@ N_SAMPLES = 30  # pictures in each file of samples/
 
 
 def train(run):
-    """Train the run's GAN up to cfg.max_steps, from its newest checkpoint where there is one.
+    """Train the run's GAN (or auto-encoder) up to cfg.max_steps, from its newest checkpoint where there is one.
 
     run  from runs.open_run; its folder is made here
     Yields one record (dict) per log line: losses are means since the line before, time_s is the time spent
@@ -25,6 +25,9 @@ def train(run):
     real_batch = Batches(photos.images, cfg, device)
     run.start(device)
     _list_skipped(run, photos)
+    if cfg.architecture != "gan":
+        yield from autoencoder.train(run, real_batch, device)
+        return
 
     # Load
     G, D, G_ema = (net.to(device, memory_format=sampling.memory_format(cfg, device)) for net in _networks(cfg))
@@ -85,7 +88,7 @@ def train(run):
         if loop.due("log"):
             record = loop.log()
         if loop.due("sample"):
-            _save_samples(run, G_ema, loop.done)
+            loop.save_samples(sampling.sample(G_ema, N_SAMPLES, cfg.seed))
         if loop.due("save"):
             loop.save()
         if loop.due("log"):
@@ -126,16 +129,6 @@ def _networks(cfg):
                 raise UserError(f"warm_start: {cfg.warm_start} has no {name}; name a run's checkpoint gan-*.pt.")
             runs.load_weights(net, state[name], cfg.warm_start)
     return G, D, G_ema
-
-
-@torch.no_grad()
-def _save_samples(run, G, done):
-    """Write samples/<step>.png, of the same latents every time, and log how its parts are used."""
-    out = sampling.sample(G, N_SAMPLES, run.cfg.seed)
-    pictures.save(pictures.samples_sheet(out, n_columns=5), run.folder / "samples" / f"{done:08d}.png")
-    background, *shares = out.masks.mean(dim=(0, 2, 3)).tolist()
-    of_parts = {f"part_{k}_share": share for k, share in enumerate(shares, start=1)}
-    run.log("train_samples", done, background_share=background, **of_parts)
 
 
 def main(argv=None):

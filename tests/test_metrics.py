@@ -349,6 +349,8 @@ def everything():
     predicted = rng(6).integers(0, 4, true.shape, np.uint8)
     predictions.labels, predictions.true_labels, predictions.true_foreground = predicted, true, true != 0
     predictions.train_labels, predictions.train_true_labels = predicted, true
+    predictions.extents_px, predictions.mask_entropies = np.array([2.0, 3.0]), np.array([0.1, 0.3])
+    predictions.centers_px = rng(7).normal(size=(5, 3, 2))
     return predictions
 
 
@@ -374,7 +376,9 @@ def test_each_metric_is_either_a_finite_float_or_left_out_and_has_a_protocol():
     ("landmarks", {*FACES, "taichi_mae", *UNDER}, "the data set has no landmarks"),
     ("train_landmarks", {*FACES, "taichi_mae"}, "the training pictures have no landmarks"),
     ("frame_px", {"taichi_mae"}, "the data set has no protocol of its own in pixels of its frames"),
-    ("extents_px", set(), None),
+    ("extents_px", {"extent_px"}, "no extents of generated samples"),
+    ("centers_px", {"center_spread_px"}, "no centers of generated samples"),
+    ("mask_entropies", {"mask_entropy"}, "no masks of generated samples"),
 ])
 @pytest.mark.parametrize("absent", [None, np.zeros((0, 8, 8), np.uint8)])
 def test_a_metric_whose_inputs_are_missing_is_left_out_with_the_reason(field, names, reason, absent):
@@ -383,6 +387,13 @@ def test_a_metric_whose_inputs_are_missing_is_left_out_with_the_reason(field, na
     left_out = metrics.compute(predictions)[1]
     assert {name for name in left_out if name not in KEYPOINTS} == names
     assert {left_out[name] for name in names} == ({reason} if names else set())
+
+
+def test_what_generated_samples_say_is_averaged():
+    values, _ = metrics.compute(everything())
+    assert values["extent_px"] == 2.5 and values["mask_entropy"] == pytest.approx(0.2)
+    moved = np.array([[[0.0, 0.0]], [[2.0, 4.0]]])  # one part: 1 pixel of deviation in x, 2 in y
+    assert masks.center_spread_px(moved) == 1.5
 
 
 def test_what_the_data_set_lacks_is_named_before_what_was_not_predicted():

@@ -89,3 +89,19 @@ def collapse(labels, n_parts, extents_px=None):
     few = parts_used(labels, n_parts) < n_parts / 2
     thin = extents_px is not None and not np.mean(extents_px) >= 1  # NaN, a diverged model, counts as thin
     return float(few or thin or not 0.05 <= background_share(labels, n_parts) <= 0.98)
+
+
+@metric("Mean extent of the parts in generated samples (of an auto-encoder: in repeated photos), in pixels.")
+def extent_px(extents_px):
+    return np.mean(extents_px)
+
+
+@metric("Standard deviation of a part's center over generated samples, mean over parts and both axes, in pixels.")
+def center_spread_px(centers_px):
+    """How far the centres move between pictures: (n, K, 2) in pixels -> float."""
+    return centers_px.std(axis=0).mean()
+
+
+@metric("Entropy of the soft masks per pixel of generated samples, divided by log(K + 1): 0 certain, 1 undecided.")
+def mask_entropy(mask_entropies):
+    return np.mean(mask_entropies)

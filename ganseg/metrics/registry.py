@@ -44,7 +44,10 @@ class Predictions:
     # (N, K, 2) and (M, K, 2) in [-1, 1], (x, y): soft centroids of the predicted parts
     centroids: np.ndarray | None = _optional("no centroids were predicted for the test pictures")
     train_centroids: np.ndarray | None = _optional("no centroids were predicted for the training pictures")
-    extents_px: np.ndarray | None = _optional("no extents of generated samples")  # (n,) means, in pixels
+    # Of generated samples: (n,) extents and (n, K, 2) centres in pixels, (n,) mean entropies of the masks in [0, 1]
+    extents_px: np.ndarray | None = _optional("no extents of generated samples")
+    centers_px: np.ndarray | None = _optional("no centers of generated samples")
+    mask_entropies: np.ndarray | None = _optional("no masks of generated samples")
 
     def __post_init__(self):
         if self.true_foreground is None and self.true_labels is not None:
