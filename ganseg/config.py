@@ -12,6 +12,8 @@ from ganseg.errors import UserError
 
 ROOT = Path(os.environ.get("GANSEG_ROOT", Path(__file__).resolve().parents[1]))
 
+NOT_DATASETS = ("ablations", "published")  # other files of params/
+
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -183,7 +185,7 @@ def warnings(cfg):
 
 def datasets():
     """Names of the data sets there are parameters for."""
-    return sorted(path.stem for path in (ROOT / "params").glob("*.yaml"))
+    return sorted(path.stem for path in (ROOT / "params").glob("*.yaml") if path.stem not in NOT_DATASETS)
 
 
 def presets():

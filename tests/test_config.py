@@ -6,7 +6,7 @@ import yaml
 from ganseg import config
 from ganseg.errors import UserError
 
-PARAMS = sorted((config.ROOT / "params").glob("*.yaml"))
+PARAMS = [config.ROOT / "params" / f"{name}.yaml" for name in config.datasets()]
 PRESETS = sorted((config.ROOT / "params" / "presets").glob("*.yaml"))
 
 WRONG = [
