@@ -11,9 +11,10 @@ import yaml
 from ganseg import config, runs
 from ganseg.errors import UserError
 
-NEEDS = {"prepare": None, "train": None, "distill": "gan", "evaluate": "segmenter"}
+# The checkpoint that a notebook needs of its run
+NEEDS = {"distill": "gan", "evaluate": "segmenter", "embeddings": "gan", "equivariance": "gan", "fidelity": "gan",
+         "samples": "segmenter"}
 DEFAULTS = {"dataset": "tiny", "run": "try"}
-NOT_SETTINGS = {*DEFAULTS, "overrides", "download"}  # notebook parameters that are no config fields
 
 
 class NotebookFailed(Exception):
@@ -148,7 +149,7 @@ def _execute(papermill, source, executed, values):
 
 def _open(values, needs):
     """The run that notebook parameters speak of; UserError for anything they cannot mean."""
-    settings = {k: v for k, v in values.items() if k not in NOT_SETTINGS}
+    settings = {k: v for k, v in values.items() if k in config.Config.model_fields and k != "dataset"}
     return runs.open_run(values["dataset"], values["run"], needs, **settings, **values.get("overrides", {}))
 
 
@@ -159,7 +160,7 @@ def _stage(argv):
     stage, *rest = argv
     args = _parser(argparse.SUPPRESS).parse_args([stage, *rest])
     values = DEFAULTS | _parameters(args, {*DEFAULTS, *config.Config.model_fields})
-    run = _open(values, NEEDS[stage])
+    run = _open(values, NEEDS.get(stage))
     for sentence in config.warnings(run.cfg):
         print(f"Warning: {sentence}")
     print(f"{stage} -> {run.folder}", flush=True)

@@ -86,6 +86,7 @@ class TrainConfig(BaseModel):
     sample_every_steps: Count = 500
     save_every_steps: Count = 500
     keep_checkpoints: Count = 2  # the newest of each stage
+    keep_every_steps: Count | None = None  # these stay as well
 
 
 class DistillConfig(BaseModel):
@@ -150,7 +151,8 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
 
 
 # Settings that may differ when a run is opened again: how long, where and how often, not what.
-FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_test_pictures", "keep_checkpoints"}
+FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_test_pictures", "keep_checkpoints",
+        "keep_every_steps"}
 FREE |= {"log_every_steps", "sample_every_steps", "save_every_steps", *EvaluateConfig.model_fields}
 DISTILL = set(DistillConfig.model_fields)
 

@@ -127,13 +127,14 @@ class Run:
         partial.replace(path)
 
     def save(self, name, step, state):
-        """Write checkpoints/<name>-<step>.pt whole or not at all, and delete all but the newest few."""
+        """Write checkpoints/<name>-<step>.pt whole or not at all, and delete the old ones that are not to be kept."""
         path = self.folder / "checkpoints" / f"{name}-{step:08d}.pt"
         partial = path.with_suffix(".partial")
         torch.save({"step": step, "config": self.cfg.model_dump(), **state}, partial)
         partial.replace(path)
         for old in self.checkpoints(name)[: -self.cfg.keep_checkpoints]:
-            old.unlink()
+            if not self.cfg.keep_every_steps or step_of(old) % self.cfg.keep_every_steps:
+                old.unlink()
         return path
 
     def checkpoints(self, name):
@@ -151,6 +152,11 @@ class Run:
     def command(self, notebook):
         """The command that runs a notebook on this run."""
         return f"ganseg {notebook} -p dataset {self.folder.parent.name} --run {self.folder.name}"
+
+
+def step_of(path):
+    """The step in a checkpoint's name."""
+    return int(path.stem.split("-")[1])
 
 
 def load_checkpoint(path):

@@ -7,13 +7,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ganseg import config, distill, evaluate, geometry, runs, sampling, train
+from ganseg import config, distill, evaluate, geometry, pictures, runs, sampling, train
 from ganseg.errors import UserError
 
 N_SIGMA2 = 5000  # samples that a fixed sigma^2 is the mean of (S F.2)
@@ -48,6 +49,10 @@ class Trial:
     overrides: dict  # everything that differs from the data set's own config, seed included
     name: str  # of the run
     after: str | None = None  # run whose samples tell this one's sigma^2
+
+    @property
+    def label(self):
+        return ", ".join(f"{field} {value}" for field, value in self.setting.items())
 
 
 def load(name, path=None):
@@ -103,6 +108,12 @@ def trials(sweep, dataset, prefix, seeds, **overrides):
     return list(made.values())
 
 
+def base(dataset, prefix, seeds, **overrides):
+    """Trials of the data set's own configuration: what says whether the number of steps is enough."""
+    own = config.load(dataset, **{k: v for k, v in overrides.items() if v is not None})
+    return trials(Sweep(grid={"n_parts": [own.n_parts]}), dataset, prefix, seeds, **overrides)
+
+
 def _name(prefix, setting, own, seed):
     parts = [f"{field}-{value}" for field, value in setting.items() if value != getattr(own, field)]
     return "-".join([prefix, *(parts or ["base"]), f"seed{seed}"]).replace(" ", "").replace("[", "").replace("]", "")
@@ -118,12 +129,13 @@ def run_all(dataset, wanted, scheduler=None, workers=None):
     """
     from dask.distributed import Client, LocalCluster, wait  # not at the top: training needs no Dask
 
-    missing = [trial for trial in wanted if not finished(dataset, trial)]
+    by_name = {trial.name: trial for trial in wanted}
+    missing = [trial for trial in by_name.values() if not finished(dataset, trial)]
     if not missing:
         return
-    n_gpus = torch.cuda.device_count()
-    workers = min(workers or n_gpus or os.cpu_count() or 1, len(missing))
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    cores = joblib.cpu_count()  # those this process may use
+    workers = min(workers or torch.cuda.device_count() or cores, len(missing))
+    threads = max(1, cores // workers)
     cluster = None
     try:
         if scheduler is None:
@@ -190,7 +202,7 @@ def finished(dataset, trial):
         return False
     run = runs.open_run(dataset, trial.name, **trial.overrides)  # refuses another configuration
     stages = {name: run.newest(name) for name in ("gan", "segmenter")}
-    steps = {name: int(path.stem.split("-")[1]) if path else -1 for name, path in stages.items()}
+    steps = {name: runs.step_of(path) if path else -1 for name, path in stages.items()}
     last = run.cfg.distill_steps if run.cfg.architecture == "gan" else run.cfg.max_steps
     evaluated = any(record["step"] == last for record in run.records("evaluate"))
     return steps == {"gan": run.cfg.max_steps, "segmenter": last} and evaluated
@@ -213,8 +225,7 @@ def table(dataset, wanted):
     """
     rows = {}
     for trial in wanted:
-        label = ", ".join(f"{field} {value}" for field, value in trial.setting.items())
-        rows.setdefault(label, []).append(trial)
+        rows.setdefault(trial.label, []).append(trial)
     lines = {}
     for label, of_seeds in rows.items():
         records = [record for trial in of_seeds if (record := evaluation(dataset, trial)) is not None]
@@ -224,6 +235,26 @@ def table(dataset, wanted):
             line |= {name: values[name].mean(), f"{name}_std": values[name].std()}
         lines[label] = line
     return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def formatted(frame, names):
+    """The named metrics of a table as texts, mean and standard deviation, beside seeds and status."""
+    texts = frame[["seeds", "status"]].copy()
+    for name in [name for name in names if name in frame]:
+        pairs = zip(frame[name], frame[f"{name}_std"], strict=True)
+        texts[name] = ["" if m != m else f"{m:.3f}" if s != s else f"{m:.3f} ± {s:.3f}" for m, s in pairs]
+    return texts
+
+
+def samples(dataset, wanted):
+    """Ten generated pictures with their parts for each setting, of its first finished seed: label -> (H, W, 3)."""
+    strips = {}
+    for trial in wanted:
+        path = runs.outputs_root() / dataset / trial.name / "figures" / "samples.png"
+        if trial.label not in strips and finished(dataset, trial):
+            sheet = pictures.load(path)
+            strips[trial.label] = sheet[: (sheet.shape[1] + 2) // 20 - 2]  # the first row of ten pairs
+    return strips
 
 
 def findings(dataset, sweep, wanted, base):
