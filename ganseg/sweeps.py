@@ -119,11 +119,12 @@ def _name(prefix, setting, own, seed):
     return "-".join([prefix, *(parts or ["base"]), f"seed{seed}"]).replace(" ", "").replace("[", "").replace("]", "")
 
 
-def run_all(dataset, wanted, scheduler=None, workers=None):
+def run_all(dataset, wanted, scheduler=None, workers=None, timeout_s=20):
     """Run the trials that are not finished, several at once.
 
     scheduler  address of a Dask scheduler whose workers see the same outputs and pictures; None: this machine
     workers    processes on this machine; None: one per GPU, or per core
+    timeout_s  how long the scheduler may take to answer
     Yields (Trial, None or why it failed) as they end. Raises UserError when the scheduler does not answer or all
     workers are gone: what has finished is kept, and the next call runs what is missing.
     """
@@ -139,9 +140,9 @@ def run_all(dataset, wanted, scheduler=None, workers=None):
     cluster = None
     try:
         if scheduler is None:
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, memory_limit=None,
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None,
                                    silence_logs=logging.CRITICAL)
-        client = Client(cluster or scheduler, timeout=20)
+        client = Client(cluster or scheduler, timeout=timeout_s)
     except (OSError, ValueError) as error:
         raise UserError(f"scheduler: no Dask scheduler answers at {scheduler} ({error}).") from None
     try:
