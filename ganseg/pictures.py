@@ -5,6 +5,7 @@ import colorsys
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from scipy.ndimage import binary_erosion
 
 # Okabe and Ito's colours, distinct for colour-blind readers, without black.
 FIRST = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999"]
@@ -88,3 +89,15 @@ def save(sheet, path):
 def load(path):
     """A picture file as (H, W, 3) uint8."""
     return np.asarray(Image.open(path).convert("RGB"))
+
+
+def outline(picture, mask, color, width=2):
+    """The inner edge of a mask, width pixels thick, drawn on a picture.
+
+    picture  (H, W, 3) uint8
+    mask     (H, W) bool; the border of the picture counts as its edge
+    color    three numbers 0 to 255
+    Returns a new (H, W, 3) uint8.
+    """
+    edge = mask & ~binary_erosion(mask, iterations=width)
+    return np.where(edge[..., None], np.asarray(color, np.uint8), picture)

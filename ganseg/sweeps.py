@@ -140,8 +140,8 @@ def run_all(dataset, wanted, scheduler=None, workers=None, timeout_s=20):
     cluster = None
     try:
         if scheduler is None:
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None,
-                                   silence_logs=logging.CRITICAL)
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=None,
+                                   dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
         client = Client(cluster or scheduler, timeout=timeout_s)
     except (OSError, ValueError) as error:
         raise UserError(f"scheduler: no Dask scheduler answers at {scheduler} ({error}).") from None

@@ -128,7 +128,8 @@ def test_a_sweep_survives_a_killed_worker_and_runs_only_what_is_missing(outputs,
     wanted += sweeps.trials(sweeps.Sweep(grid={"n_per": [3]}), "tiny", "a", [0], **quick, warm_start="none.pt")
     from dask.distributed import Client, LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client:
+    local = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0")
+    with local as cluster, Client(cluster) as client:
         workers = [info["pid"] for info in client.run(lambda dask_worker: {"pid": os.getpid()}).values()]
         killed, results = [], {}
 
@@ -177,5 +178,5 @@ def test_a_cluster_without_workers_ends_with_a_sentence(outputs, monkeypatch):
 
 
 def test_formatted_leaves_empty_what_is_not_known():
-    frame = pd.DataFrame({"seeds": [0], "status": ["missing: 1 of 1"], "nmi": [float("nan")], "nmi_std": [float("nan")]})
+    frame = pd.DataFrame({"seeds": [0], "status": ["missing"], "nmi": [float("nan")], "nmi_std": [float("nan")]})
     assert sweeps.formatted(frame, ["nmi"]).nmi.iloc[0] == ""
