@@ -142,7 +142,8 @@ def equivariance(records, title):
         return _styled(go.Figure(), title)
     colors = dict(zip(dict.fromkeys(r["variant"] for r in records), pictures.FIRST[4:], strict=False))
     cells = [(weights, kind) for weights in rows for kind in ("masks", "foreground")]
-    figure = make_subplots(len(rows), 2, shared_yaxes=True, subplot_titles=[f"{w}: {kind}" for w, kind in cells])
+    titles = [f"{weights}: {kind}" for weights, kind in cells]
+    figure = make_subplots(len(rows), 2, shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.3 / len(rows))
     for i, (weights, kind) in enumerate(cells):
         for variant, color in colors.items():
             chosen = [r for r in records if (r["weights"], r["variant"]) == (weights, variant)]

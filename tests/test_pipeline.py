@@ -16,6 +16,9 @@ NOTEBOOKS = sorted((config.ROOT / "notebooks").glob("*.ipynb"))
 # Their parameters that are no settings of a run
 OWN = {
     "prepare": {"download"},
+    "embeddings": {"method", "n_samples"},
+    "equivariance": {"weights", "untrained_only", "n_samples", "offsets_px", "angles_deg", "moved_parts"},
+    "samples": {"n_samples", "n_detections", "picture_seed"},
     "ablations": {"sweep", "sweeps_file", "seeds", "scheduler", "workers"},
     "compare": {"metric", "cost", "first", "second"},
     "fidelity": {"n_generated", "weights", "inception_weights", "feature_network", "feature_size", "every_checkpoint"},
