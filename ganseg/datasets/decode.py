@@ -152,7 +152,8 @@ def in_threads(work, n, doing="read", things="pictures"):
     Image.init()  # in one thread: it imports Pillow's formats
     results, start = [], time.monotonic()
     printed = start
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    n_threads = min(MAX_THREADS, 2 * (os.cpu_count() or 1))  # more than cores: one waits for the interpreter
+    with warnings.catch_warnings(), ThreadPoolExecutor(n_threads) as pool:
         warnings.simplefilter("ignore")  # large pictures and odd EXIF are read all the same
         for first in range(0, n, 1024):  # all at once, a million would wait as objects
             for result in pool.map(work, range(first, min(first + 1024, n))):
