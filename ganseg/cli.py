@@ -101,7 +101,8 @@ def _notebook(argv):
     if overrides:
         values["overrides"] = overrides
     defaults = {name: yaml.safe_load(tagged[name]["default"]) for name in DEFAULTS if name in tagged}
-    run = _open({**DEFAULTS, **defaults, **values}, NEEDS.get(args.notebook))  # refuses before anything is written
+    needs = None if values.get("untrained_only") else NEEDS.get(args.notebook)
+    run = _open({**DEFAULTS, **defaults, **values}, needs)  # refuses before anything is written
     print(f"{source.relative_to(config.ROOT)} -> {run.folder}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / source.name
