@@ -1,0 +1,119 @@
+"""Pages of samples and detections at print quality, and detections as COCO annotations."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ganseg import pictures
+
+PAGE_IN = 7.0  # width of a page's text in inches
+DPI = 300
+STRENGTH = 0.75  # of the parts' colours over a picture
+PRINT = {"pdf.fonttype": 42, "font.size": 8}  # 42: TrueType fonts, embedded, whose text stays text
+
+
+def samples(generated, n_columns=6):
+    """A page of generated pictures, each beside itself with its points and part masks.
+
+    generated  from sampling.sample
+    Returns a matplotlib Figure; points and letters are vectors, all pictures one image.
+    """
+    images = pictures.to_uint8(generated.image)
+    labels, points = generated.masks.argmax(dim=1).numpy(), generated.points.numpy()
+    N, K, _, _ = points.shape
+    S = images.shape[1]
+    figure, axes, gap = _page(images, labels, K, n_columns)
+    i = np.arange(N)
+    corner = np.stack([i % n_columns * (2 * S + gap) + S, i // n_columns * (S + gap)], axis=-1)  # (N, 2), right picture
+    xy_px = corner[:, None, None] + (points + 1) / 2 * (S - 1)  # (N, K, n_per, 2), pixel centres are whole numbers
+    dot_pt2 = (0.06 * 72 * PAGE_IN / (2 * n_columns)) ** 2  # a dot is 6 % of a picture wide
+    for k, color in enumerate(pictures.part_colors(K) / 255):
+        x, y = xy_px[:, k].reshape(-1, 2).T
+        axes.scatter(x, y, s=dot_pt2, color=color, edgecolors="black", linewidths=0.2, clip_on=False)
+    return figure
+
+
+def detections(images, labels, n_parts, n_columns=8):
+    """A page of photos, each beside itself with its detected parts.
+
+    images  (N, 3, S, S) uint8
+    labels  (N, S, S) integers, 0 background, parts 1..n_parts
+    Returns a matplotlib Figure.
+    """
+    return _page(pictures.to_uint8(images), np.asarray(labels), n_parts, n_columns)[0]
+
+
+def save(figure, stem):
+    """Write <stem>.png at 300 dpi and <stem>.pdf with its fonts embedded; returns both paths."""
+    import matplotlib
+
+    paths = [Path(f"{stem}.{kind}") for kind in ("png", "pdf")]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(PRINT):
+        for path in paths:
+            figure.savefig(path, dpi=DPI)
+    return paths
+
+
+def choose(n_pictures, wanted, seed):
+    """Random rows of a split, (wanted,) or all in random order, with a printed sentence where there are fewer."""
+    if n_pictures < wanted:
+        print(f"There are only {n_pictures} test pictures, fewer than the wanted {wanted}: all of them are shown.")
+    return np.random.default_rng(seed).permutation(n_pictures)[:wanted]
+
+
+def coco(labels, names, n_parts, description):
+    """Part masks as a dict that pycocotools' COCO reads: run-length encoded, one annotation per part present.
+
+    labels  (N, S, S) integers, 0 background, parts 1..n_parts
+    names   N file names of the photos
+    There is no score, as a label map has none. Sizes are those of the square the photos were fitted to.
+    """
+    from pycocotools import mask as rle
+
+    labels = np.asarray(labels)
+    _, H, W = labels.shape
+    annotations = []
+    for i, k in [(i, int(k)) for i, one in enumerate(labels) for k in np.unique(one) if k]:
+        code = rle.encode(np.asfortranarray(labels[i] == k, np.uint8))
+        box, area = rle.toBbox(code).tolist(), int(rle.area(code))
+        segmentation = {"size": [H, W], "counts": code["counts"].decode()}
+        ids = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": k}
+        annotations.append({**ids, "segmentation": segmentation, "area": area, "bbox": box, "iscrowd": 0})
+    square = f"Sizes, masks, areas and boxes are in pixels of the {W} x {H} square that each photo was fitted to."
+    return {
+        "info": {"description": f"{description}. {square}"},
+        "images": [{"id": i, "file_name": str(name), "width": W, "height": H} for i, name in enumerate(names, 1)],
+        "categories": [{"id": k, "name": f"part_{k}", "supercategory": "part"} for k in range(1, n_parts + 1)],
+        "annotations": annotations,
+    }
+
+
+def save_coco(content, path):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content))
+
+
+def _page(images, labels, n_parts, n_columns):
+    """Pictures (N, S, S, 3), plain and painted, over a legend: Figure, Axes in pixels, pixels of the gap."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    painted = pictures.overlay(images, labels, n_parts, STRENGTH)
+    gap = max(2, images.shape[1] // 16)
+    sheet = pictures.grid(pictures.pairs(images, painted), n_columns, gap)
+    H, W, _ = sheet.shape
+    sheet_in, per_row = PAGE_IN * H / W, 12
+    legend_in = 0.15 + 0.2 * -(-n_parts // per_row)
+    with matplotlib.rc_context(PRINT):
+        figure = Figure(figsize=(PAGE_IN, sheet_in + legend_in))
+        share = sheet_in / (sheet_in + legend_in)
+        axes = figure.add_axes((0, 1 - share, 1, share))
+        axes.imshow(sheet, interpolation="none", aspect="auto")
+        axes.set_axis_off()
+        colors = pictures.part_colors(n_parts) / 255
+        patches = [Patch(color=color, label=str(k)) for k, color in enumerate(colors, 1)]
+        figure.legend(handles=patches, ncols=per_row, loc="lower center", frameon=False, handlelength=1)
+    return figure, axes, gap
