@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import shutil
+import sys
 import time
 from types import SimpleNamespace
 
@@ -14,7 +16,7 @@ from PIL import Image
 
 from ganseg import config, runs
 from ganseg.batches import Batches
-from ganseg.datasets import cache, load
+from ganseg.datasets import cache, decode, load
 from ganseg.errors import UserError
 from ganseg.sampling import rng
 
@@ -198,3 +200,40 @@ def test_a_million_pictures_open_at_once(tmp_path):
     assert len(pictures) == n and pictures.names[-1] == "folder/0999999.jpg"
     assert time.process_time() - start < 2
     assert psutil.Process().memory_info().rss - memory < 500e6
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_many_pictures_are_decoded_in_processes_to_the_same_rows(as_zip, tmp_path, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(40):
+        Image.new("RGB", (40, 30), (i, 2 * i, 255 - i)).save(photos / f"{i:02d}.png")
+    (photos / "07.png").write_bytes(b"no picture")
+    source = photos
+    if as_zip:
+        source = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "threads"))
+    cfg = config.load("folder", source=str(source), image_size=32)
+    in_threads = load(cfg, "train")
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "processes"))
+    monkeypatch.setattr(decode, "MANY", 10)
+    monkeypatch.setattr(decode, "AHEAD", 16)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    in_processes = load(cfg, "train")
+    assert torch.equal(in_threads.images, in_processes.images) and len(in_processes) == 39
+    assert list(in_threads.names) == list(in_processes.names) and in_processes.skipped == in_threads.skipped
+
+
+def test_an_error_in_a_process_reaches_the_user(monkeypatch):
+    monkeypatch.setattr(decode, "MANY", 10)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+    def work(i):
+        if i == 30:
+            raise UserError("picture 30 is wrong")
+        return os.getpid()
+
+    pids = decode.in_parallel(lambda i: os.getpid(), 40)
+    assert len(pids) == 40 and (os.getpid() not in pids or sys.platform != "linux")
+    with pytest.raises(UserError, match="picture 30"):
+        decode.in_parallel(work, 40)

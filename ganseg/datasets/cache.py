@@ -128,25 +128,27 @@ def _write(folder, source, listing, S, crop):
     arrays = {"images": _create(folder, "images", (n, 3, S, S))}
     if listing.masks is not None:
         arrays["labels"] = _create(folder, "labels", (n, S, S))
-    sizes, crc = np.zeros((n, 2), np.int64), np.zeros(n, np.uint32)
 
     def work(i):
         try:
-            square, sizes[i] = decode.read_square(source.read(listing.names[i]), S, crop, listing.upright)
+            square, size = decode.read_square(source.read(listing.names[i]), S, crop, listing.upright)
         except Exception as error:  # a damaged archive or file raises nearly anything
-            return decode.reason(error)
+            return decode.reason(error), (0, 0), 0
         arrays["images"][i] = square.transpose(2, 0, 1)
         mask = listing.masks and listing.masks[i]
         if mask:
             try:
                 data = source.read(mask)
-                arrays["labels"][i] = decode.read_labels(data, sizes[i], listing.to_labels, S, crop, listing.upright)
+                arrays["labels"][i] = decode.read_labels(data, size, listing.to_labels, S, crop, listing.upright)
             except Exception as error:
                 raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
+        checksum = 0
         for array in arrays.values():  # images, then labels
-            crc[i] = zlib.crc32(array[i], crc[i])
+            checksum = zlib.crc32(array[i], checksum)
+        return None, size, checksum
 
-    reasons = decode.in_threads(work, n)
+    reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
+    sizes, crc = np.array(sizes, np.int64), np.array(crc, np.uint32)
     kept = [i for i in range(n) if reasons[i] is None]
     skipped = [(printable(listing.names[i]), reasons[i]) for i in range(n) if reasons[i] is not None]
     if skipped and not kept:

@@ -8,7 +8,7 @@ import torchvision
 from PIL import Image
 
 from ganseg.datasets.base import Listing, Wanted
-from ganseg.datasets.decode import FORMATS, in_threads
+from ganseg.datasets.decode import FORMATS, in_parallel
 from ganseg.datasets.source import EXTENSIONS
 
 ARCHIVES = {"img_align_celeba.zip": "img_align_celeba"}
@@ -123,4 +123,4 @@ def _has_large_face(source, paths, boxes):
             return True
         return boxes[i][2] * boxes[i][3] >= MIN_FACE * width * height
 
-    return in_threads(work, len(paths), "measured")
+    return in_parallel(work, len(paths), "measured")

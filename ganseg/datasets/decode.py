@@ -1,10 +1,15 @@
 """Pictures and masks of any size and mode to squares."""
 
+import collections
+import contextlib
 import io
+import multiprocessing
 import os
+import signal
+import sys
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "DIB")  # by content; keeps EPS and its like out
 MAX_THREADS = 8  # each holds one picture at its own size
+MANY = 1000  # pictures from which on processes pay
+AHEAD = 1024  # pictures asked for at a time
 PROGRESS_EVERY_S = 5.0
 TRANSPOSE = Image.Transpose
 UPRIGHT = {2: TRANSPOSE.FLIP_LEFT_RIGHT, 3: TRANSPOSE.ROTATE_180, 4: TRANSPOSE.FLIP_TOP_BOTTOM,
@@ -147,18 +154,47 @@ def reason(error):
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def in_threads(work, n, doing="read", things="pictures"):
-    """[work(0), ..., work(n - 1)], with a line every few seconds; an error stops it."""
+def in_parallel(work, n, doing="read", things="pictures"):
+    """[work(0), ..., work(n - 1)], with a line every few seconds; an error stops it.
+
+    In processes where they can be forked and pay: threads wait for the interpreter now and then. What work changes in
+    memory is lost there, but for maps of files; what it returns is not.
+    """
     Image.init()  # in one thread: it imports Pillow's formats
-    results, start = [], time.monotonic()
+    results, waiting, start = [], collections.deque(), time.monotonic()
     printed = start
-    n_threads = min(MAX_THREADS, 2 * (os.cpu_count() or 1))  # more than cores: one waits for the interpreter
-    with warnings.catch_warnings(), ThreadPoolExecutor(n_threads) as pool:
+    with warnings.catch_warnings(), _pool(work, n) as submit:
         warnings.simplefilter("ignore")  # large pictures and odd EXIF are read all the same
-        for first in range(0, n, 1024):  # all at once, a million would wait as objects
-            for result in pool.map(work, range(first, min(first + 1024, n))):
+        for first in [*range(0, n, AHEAD), n]:  # all at once, a million would wait as objects
+            waiting.append(submit(range(first, min(first + AHEAD, n))))
+            for result in waiting.popleft() if len(waiting) > 1 else ():
                 results.append(result)
                 if time.monotonic() - printed > PROGRESS_EVERY_S:
                     printed = time.monotonic()
                     print(f"{doing} {len(results):,} of {n:,} {things} in {printed - start:.0f} s", flush=True)
     return results
+
+
+@contextlib.contextmanager
+def _pool(work, n):
+    """A function that starts work on a range and returns an iterator over its results, in order."""
+    global _work
+    n_workers = os.cpu_count() or 1
+    if sys.platform != "linux" or n < MANY or n_workers == 1:
+        with ThreadPoolExecutor(min(MAX_THREADS, n_workers)) as pool:
+            yield lambda rows: pool.map(work, rows)
+        return
+    _work = work  # a forked process finds it here: functions within functions cannot be sent
+    try:
+        ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # the parent stops them
+        with ProcessPoolExecutor(n_workers, multiprocessing.get_context("fork"), **ignore) as pool:
+            yield lambda rows: pool.map(_call_work, rows, chunksize=16)
+    finally:
+        _work = None
+
+
+_work = None
+
+
+def _call_work(i):
+    return _work(i)

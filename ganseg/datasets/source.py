@@ -188,7 +188,7 @@ class _Zip:
         except (zipfile.BadZipFile, OSError) as error:
             raise UserError(f"{called}: {path} cannot be opened as a zip: {_one_line(error)}; it may be damaged or "
                             "incomplete, copy or download it again.") from None
-        self.lock = threading.Lock()  # one handle for all threads
+        self.path, self.lock, self.pid = path, threading.Lock(), os.getpid()  # one handle for all threads
         self.members = {}
         for member in self.archive.infolist():
             name = member.filename.replace("\\", "/")
@@ -206,6 +206,8 @@ class _Zip:
         if self.members[name].file_size > MAX_BYTES:
             raise ValueError(f"{self.members[name].file_size:,} bytes are too many for one picture")
         with self.lock:
+            if self.pid != os.getpid():  # forked processes would share one position in the file
+                self.archive, self.pid = zipfile.ZipFile(self.path), os.getpid()
             return io.BytesIO(self.archive.read(self.members[name]))
 
 
