@@ -13,7 +13,7 @@ from ganseg.errors import UserError
 
 # The checkpoint that a notebook needs of its run
 NEEDS = {"distill": "gan", "evaluate": "segmenter", "embeddings": "gan", "equivariance": "gan", "fidelity": "gan",
-         "samples": "segmenter"}
+         "samples": "segmenter", "inspector": "segmenter"}
 DEFAULTS = {"dataset": "tiny", "run": "try"}
 
 

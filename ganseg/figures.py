@@ -13,17 +13,18 @@ STRENGTH = 0.75  # of the parts' colours over a picture
 PRINT = {"pdf.fonttype": 42, "font.size": 8}  # 42: TrueType fonts, embedded, whose text stays text
 
 
-def samples(generated, n_columns=6):
+def samples(generated, n_columns=6, names=None):
     """A page of generated pictures, each beside itself with its points and part masks.
 
     generated  from sampling.sample
+    names      K texts for the legend; None: numbers
     Returns a matplotlib Figure; points and letters are vectors, all pictures one image.
     """
     images = pictures.to_uint8(generated.image)
     labels, points = generated.masks.argmax(dim=1).numpy(), generated.points.numpy()
     N, K, _, _ = points.shape
     S = images.shape[1]
-    figure, axes, gap = _page(images, labels, K, n_columns)
+    figure, axes, gap = _page(images, labels, K, n_columns, names)
     i = np.arange(N)
     corner = np.stack([i % n_columns * (2 * S + gap) + S, i // n_columns * (S + gap)], axis=-1)  # (N, 2), right picture
     xy_px = corner[:, None, None] + (points + 1) / 2 * (S - 1)  # (N, K, n_per, 2), pixel centres are whole numbers
@@ -34,14 +35,15 @@ def samples(generated, n_columns=6):
     return figure
 
 
-def detections(images, labels, n_parts, n_columns=8):
+def detections(images, labels, n_parts, n_columns=8, names=None):
     """A page of photos, each beside itself with its detected parts.
 
     images  (N, 3, S, S) uint8
     labels  (N, S, S) integers, 0 background, parts 1..n_parts
+    names   K texts for the legend; None: numbers
     Returns a matplotlib Figure.
     """
-    return _page(pictures.to_uint8(images), np.asarray(labels), n_parts, n_columns)[0]
+    return _page(pictures.to_uint8(images), np.asarray(labels), n_parts, n_columns, names)[0]
 
 
 def save(figure, stem):
@@ -63,11 +65,12 @@ def choose(n_pictures, wanted, seed):
     return np.random.default_rng(seed).permutation(n_pictures)[:wanted]
 
 
-def coco(labels, names, n_parts, description):
+def coco(labels, names, n_parts, description, part_names=None):
     """Part masks as a dict that pycocotools' COCO reads: run-length encoded, one annotation per part present.
 
     labels  (N, S, S) integers, 0 background, parts 1..n_parts
     names   N file names of the photos
+    part_names  K texts; None: part_1 to part_K
     There is no score, as a label map has none. Sizes are those of the square the photos were fitted to.
     """
     from pycocotools import mask as rle
@@ -85,7 +88,8 @@ def coco(labels, names, n_parts, description):
     return {
         "info": {"description": f"{description}. {square}"},
         "images": [{"id": i, "file_name": str(name), "width": W, "height": H} for i, name in enumerate(names, 1)],
-        "categories": [{"id": k, "name": f"part_{k}", "supercategory": "part"} for k in range(1, n_parts + 1)],
+        "categories": [{"id": k, "name": part_names[k - 1] if part_names else f"part_{k}", "supercategory": "part"}
+                       for k in range(1, n_parts + 1)],
         "annotations": annotations,
     }
 
@@ -95,7 +99,7 @@ def save_coco(content, path):
     Path(path).write_text(json.dumps(content))
 
 
-def _page(images, labels, n_parts, n_columns):
+def _page(images, labels, n_parts, n_columns, names):
     """Pictures (N, S, S, 3), plain and painted, over a legend: Figure, Axes in pixels, pixels of the gap."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -105,7 +109,7 @@ def _page(images, labels, n_parts, n_columns):
     gap = max(2, images.shape[1] // 16)
     sheet = pictures.grid(pictures.pairs(images, painted), n_columns, gap)
     H, W, _ = sheet.shape
-    sheet_in, per_row = PAGE_IN * H / W, 12
+    sheet_in, per_row = PAGE_IN * H / W, 12 if names is None else max(1, 100 // (4 + max(map(len, names))))
     legend_in = 0.15 + 0.2 * -(-n_parts // per_row)
     with matplotlib.rc_context(PRINT):
         figure = Figure(figsize=(PAGE_IN, sheet_in + legend_in))
@@ -114,6 +118,9 @@ def _page(images, labels, n_parts, n_columns):
         axes.imshow(sheet, interpolation="none", aspect="auto")
         axes.set_axis_off()
         colors = pictures.part_colors(n_parts) / 255
-        patches = [Patch(color=color, label=str(k)) for k, color in enumerate(colors, 1)]
-        figure.legend(handles=patches, ncols=per_row, loc="lower center", frameon=False, handlelength=1)
+        texts = names or [str(k + 1) for k in range(n_parts)]
+        patches = [Patch(color=color, label=text) for color, text in zip(colors, texts, strict=True)]
+        legend = figure.legend(handles=patches, ncols=per_row, loc="lower center", frameon=False, handlelength=1)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a $ in a name is a $
     return figure, axes, gap

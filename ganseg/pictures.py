@@ -1,6 +1,7 @@
 """Arrays that people look at: part colours, overlays, points and grids, as uint8 (H, W, 3)."""
 
 import colorsys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -83,7 +84,10 @@ def samples_sheet(generated, n_columns=10):
 
 
 def save(sheet, path):
-    Image.fromarray(sheet).save(path)
+    """Write a PNG, whole or not at all."""
+    partial = Path(path).with_suffix(".partial")
+    Image.fromarray(sheet).save(partial, "PNG")
+    partial.replace(path)
 
 
 def load(path):

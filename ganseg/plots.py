@@ -1,5 +1,7 @@
 """Data -> plotly Figure, nothing else."""
 
+import html
+
 import numpy as np
 import plotly.express as px
 import plotly.graph_objects as go
@@ -35,10 +37,11 @@ def training_curves(records, title):
     return _styled(figure, title)
 
 
-def part_shares(records, title="Share of the generated pixels that each part holds"):
+def part_shares(records, title="Share of the generated pixels that each part holds", labels=None):
     """Mean share of background and parts over the steps, stacked, in the parts' colours.
 
     records  dicts {step, background_share, part_1_share, ..., part_K_share}
+    labels   K texts, as of explore.part_labels; None: part_1 to part_K
     Returns a Figure, with nothing but the title where there are no records.
     """
     figure = go.Figure()
@@ -46,8 +49,9 @@ def part_shares(records, title="Share of the generated pixels that each part hol
     colors = [f"rgb({r}, {g}, {b})" for r, g, b in pictures.part_colors(n_parts)]
     for k in reversed(range(n_parts + 1)):  # the background on top, where it hides no part
         name, color = (f"part_{k}", colors[k - 1]) if k else ("background", BACKGROUND)
+        shown = html.escape(labels[k - 1]) if k and labels else name  # plotly reads some tags
         style = {"stackgroup": "shares", "fillcolor": color, "line_color": color, "line_width": 1}
-        figure.add_trace(_line(records, f"{name}_share", name=name, **style))
+        figure.add_trace(_line(records, f"{name}_share", name=shown, **style))
     if records:
         figure.update_xaxes(title_text="step")
         figure.update_yaxes(title_text="share of pixels", range=[0, 1])
@@ -171,17 +175,20 @@ def start_rows(rows, margin, title):
     return _styled(figure, title).update_layout(height=110 + 110 * len(rows))
 
 
-def embedding(xy, parts, samples, title):
+def embedding(xy, parts, samples, title, labels=None):
     """Projected vectors coloured by part; pointing at one names its sample.
 
     xy              (N, 2)
     parts, samples  (N,) integers: part, with 0 background, and number of the sample
+    labels          K texts, as of explore.part_labels; None: part_1 to part_K
     Returns a Figure with one trace per part, the background first; customdata is the sample's number.
     """
     figure, n_parts = go.Figure(), int(max(parts))
     colors = [BACKGROUND, *(f"rgb({r}, {g}, {b})" for r, g, b in pictures.part_colors(n_parts))]
     for k in range(n_parts + 1):
-        chosen, name = parts == k, f"part_{k}" if k else "background"
+        chosen, name = parts == k, "background"
+        if k:
+            name = html.escape(labels[k - 1]) if labels else f"part_{k}"
         x, y = xy[chosen].T.astype(float).round(3).tolist()  # three digits make a smaller file
         marker = {"color": colors[k], "size": 6, "line": {"width": 0.5, "color": "#444444"}}
         hover = f"sample %{{customdata}}, {name}<extra></extra>"

@@ -113,11 +113,11 @@ def _picture(run, name, sentence):
 
 
 def _curves(run):
-    from ganseg import plots  # not at the top: the table alone needs no plotly
+    from ganseg import explore, plots  # not at the top: the table alone needs no plotly
 
     train, distill, shares = (run.records(stage) for stage in ("train", "distill", "train_samples"))
     figures = [plots.training_curves(train, "GAN training")] if train else []
-    figures += [plots.part_shares(shares)] if shares else []
+    figures += [plots.part_shares(shares, labels=explore.part_labels(run))] if shares else []
     figures += [plots.training_curves(distill, "Distillation")] if distill else []
     # The library, some 4 MB, goes into the page once
     options = {"full_html": False, "config": {"modeBarButtonsToRemove": ["sendChartToCloud"]}}  # it uploads
