@@ -324,7 +324,7 @@ def _between(first, second, t):
 def _tensor(name, values, shape):
     """Numbers as a float tensor of a shape; UserError where they are not."""
     try:
-        tensor = torch.tensor(values, dtype=torch.float32)
+        tensor = torch.as_tensor(values, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError):
         tensor = torch.tensor(math.nan)
     if tensor.shape != shape or not tensor.isfinite().all():

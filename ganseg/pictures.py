@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import binary_erosion
 
 # Okabe and Ito's colours, distinct for colour-blind readers, without black.
-FIRST = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999"]
+FIRST = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#555555"]
 
 
 def part_colors(n_parts):
