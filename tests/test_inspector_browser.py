@@ -232,7 +232,7 @@ def _photos(page, tmp_path):
     rank.press("Enter")
     wait_until(lambda: images.first.get_attribute("src") != first)
     page.locator(".widget-dropdown", has_text="all of them").locator("select").select_option(index=3)
-    page.get_by_text("is strongest here").wait_for()
+    page.get_by_text("part 3: where it is strongest among").wait_for()
     page.screenshot(path=tmp_path / "4_photos.png")
     shot = Image.open(io.BytesIO(images.first.screenshot()))
     assert len(shot.convert("RGB").getcolors(100_000)) > 20  # a photo is shown, not an empty frame
