@@ -313,8 +313,10 @@ def png(picture):
 def _few_threads(image_size):
     before = torch.get_num_threads()
     torch.set_num_threads(1 if image_size <= SMALL_PX else before)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _between(first, second, t):

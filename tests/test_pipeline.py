@@ -18,6 +18,7 @@ OWN = {
     "prepare": {"download"},
     "embeddings": {"method", "n_samples"},
     "equivariance": {"weights", "untrained_only", "n_samples", "offsets_px", "angles_deg", "moved_parts"},
+    "inspector": {"sample", "follow"},
     "samples": {"n_samples", "n_detections", "picture_seed"},
     "ablations": {"sweep", "sweeps_file", "seeds", "scheduler", "workers"},
     "compare": {"metric", "cost", "first", "second"},
