@@ -19,7 +19,7 @@ SAMPLED = {  # what can be drawn anew alone -> fields of State
 }  # fmt: skip
 GREY = 221  # of what no shown part holds
 MAX_UNDO = 500
-SMALL_PX = 64  # up to this size one thread paints: of two, one that waits for a busy core holds up the other
+SMALL_PX, FEW_CORES = 64, 2  # up to these one thread paints: of two, one that waits for the browser's core stops both
 PAGE_PX = 256  # smallest width of pictures for people
 
 
@@ -312,7 +312,7 @@ def png(picture):
 @contextlib.contextmanager
 def _few_threads(image_size):
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if image_size <= SMALL_PX else before)
+    torch.set_num_threads(1 if image_size <= SMALL_PX or before <= FEW_CORES else before)
     try:
         yield
     finally:
