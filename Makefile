@@ -29,7 +29,7 @@ test: .venv/.installed
 	@.venv/bin/nbstripout --verify --keep-count notebooks/*.ipynb || { \
 	  echo "Strip these notebooks before committing: .venv/bin/nbstripout --keep-count notebooks/*.ipynb"; exit 1; }
 	@outputs="$$(mktemp -d)" && trap 'rm -rf "$$outputs"' EXIT && \
-	  GANSEG_OUTPUTS="$$outputs" .venv/bin/python -m pytest --nbval-lax --nbval-current-env tests notebooks
+	  GANSEG_OUTPUTS="$$outputs" .venv/bin/python -m pytest -rs --nbval-lax --nbval-current-env tests notebooks
 
 lab: .venv/.installed
 	.venv/bin/jupyter-lab notebooks/
