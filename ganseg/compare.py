@@ -4,6 +4,7 @@ import pandas as pd
 import yaml
 
 from ganseg import config, runs
+from ganseg.errors import UserError
 
 SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "image_size", "lambda_con", "lambda_area", "seed")
 OTHER = {"stage", "step", "time_s", "left_out", "notes"}  # of a record: no numbers to compare
@@ -17,7 +18,7 @@ def all_runs(dataset=None):
     for path in sorted(runs.outputs_root().glob(f"{dataset or '*'}/*/config.yaml")):
         try:
             found.append(runs.find(str(path.parent)))
-        except runs.UserError as error:
+        except UserError as error:
             print(f"Left out: {error}")
     return found
 

@@ -181,7 +181,7 @@ def rotation(G, scene, before, angle_deg, parts):
     for k in parts:
         points = torch.stack([scene.points[:, k], rotated(scene.points[:, k], angle_deg)], dim=1)
         centers, extent, _ = geometry.part_shape(points, "cone")  # (B, 2, ...): before and after
-        new = paint(G, scene.with_part(k, points[:, 1])).masks[:, k + 1]
+        new = G.make_masks(scene.with_part(k, points[:, 1]).points, scene.w)[2][:, k + 1]
         old = before.masks[:, k + 1]
         turned, seen = turn_maps(old, centers[:, 0], angle_deg)
         for name, a, b in (("turned", new, turned), ("still", new, old), ("round", turned, old)):

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from ganseg import datasets, evaluate, metrics, pictures, sampling, segmenter
@@ -207,20 +206,8 @@ def _view(image, found, part_labels, part, strength, truth=None, landmarks=None)
         where = (float(found.confidence[0, k]), round(float(x), 1), round(float(y), 1)) if area else (None,) * 3
         rows.append({"part": k + 1, "label": part_labels[k], "area_share": area}
                     | dict(zip(("confidence", "x_px", "y_px"), where, strict=True)))
-    return View(_numbered(large[0], found.centroids[0], there), pictures.overlay(large, shown, K, strength)[0],
-                None if true is None else true[0], rows)
-
-
-def _numbered(picture, centroids, there):
-    """Discs with the numbers of parts: picture (H, W, 3), centroids (K, 2) in [-1, 1], there (K,) bool."""
-    image = Image.fromarray(picture)
-    draw = ImageDraw.Draw(image)
-    for k, color in enumerate(pictures.part_colors(len(there)).tolist()):
-        if there[k]:
-            x, y = (centroids[k] + 1) / 2 * (image.width - 1)
-            draw.ellipse((x - 8, y - 8, x + 8, y + 8), fill=tuple(color), outline="black")
-            draw.text((x, y), str(k + 1), fill="black" if sum(color) > 300 else "white", anchor="mm", font_size=11)
-    return np.asarray(image)
+    photo = pictures.number_parts(large[0], found.centroids[0], there)
+    return View(photo, pictures.overlay(large, shown, K, strength)[0], None if true is None else true[0], rows)
 
 
 # Names of parts

@@ -164,11 +164,7 @@ def _load_generator(cfg, path, weights, device):
     """A checkpoint's generator in evaluation mode, its step, and which weights it has."""
     state = runs.load_checkpoint(path)
     used = weights or ("raw" if "generator" in state else "ema")
-    key = {"raw": "generator", "ema": "ema"}[used]
-    if key not in state:
-        raise UserError(f"{path}: holds no {used} generator; name other weights, or the run of a GAN.")
-    G = runs.load_weights(sampling.new_generator(cfg), state[key], path)
-    return G.to(device).eval(), state["step"], used
+    return sampling.generator_of(cfg, state, used, path).to(device), state["step"], used
 
 
 def _load_inception(source, device):

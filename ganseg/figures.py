@@ -68,8 +68,8 @@ def choose(n_pictures, wanted, seed):
 def coco(labels, names, n_parts, description, part_names=None):
     """Part masks as a dict that pycocotools' COCO reads: run-length encoded, one annotation per part present.
 
-    labels  (N, S, S) integers, 0 background, parts 1..n_parts
-    names   N file names of the photos
+    labels      (N, S, S) integers, 0 background, parts 1..n_parts
+    names       N file names of the photos
     part_names  K texts; None: part_1 to part_K
     There is no score, as a label map has none. Sizes are those of the square the photos were fitted to.
     """

@@ -105,14 +105,19 @@ class Generator(nn.Module):
         background_style     (B, D)
         background_position  (B, 2)
         """
-        cfg = self.cfg
-        shape = geometry.part_shape(points, cfg.heatmap, cfg.fixed_sigma2)
-        grids = self._grids(points.device)
-        heatmaps = {r: geometry.heatmaps(shape, grid, cfg.heatmap) for r, grid in grids.items()}
-        masks = self._make_masks(points, heatmaps, w, grids)
+        shape, heatmaps, masks = self.make_masks(points, w)
         image, foreground, background = self.blend(masks, shape.centers, w, background_style, background_position)
-        heatmaps = crop(heatmaps[cfg.image_size], cfg.margin)
         return Generated(points, shape.centers, shape.extent, w, heatmaps, masks, foreground, background, image)
+
+    def make_masks(self, points, w):
+        """Level 2: PartShape, heatmaps (B, K, H, W) and masks (B, K + 1, H, W), softmax over channels."""
+        cfg, grids = self.cfg, self._grids(points.device)
+        shape = geometry.part_shape(points, cfg.heatmap, cfg.fixed_sigma2)
+        heatmaps = {r: geometry.heatmaps(shape, grid, cfg.heatmap) for r, grid in grids.items()}
+        style_maps = {r: _style_map(H, w) for r, H in heatmaps.items()}
+        x = self.mask_start(geometry.offsets(points.flatten(1, 2), grids[cfg.resolutions[0]]))
+        x = self._through(self.mask_blocks, x, style_maps)
+        return shape, crop(heatmaps[cfg.image_size], cfg.margin), x.float().softmax(dim=1)
 
     def blend(self, masks, centers, w, background_style, background_position):
         """Level 3: the picture of given masks (B, K + 1, H, W), with its foreground and background features."""
@@ -126,13 +131,6 @@ class Generator(nn.Module):
     def _grids(self, device):
         """The pixel grid of each resolution, margin included."""
         return {r: geometry.pixel_grid(r, self.cfg.margin, device) for r in sorted(set(self.cfg.resolutions))}
-
-    def _make_masks(self, points, heatmaps, w, grids):
-        """Level 2: (B, K + 1, H, W), softmax over channels, background first."""
-        style_maps = {r: _style_map(H, w) for r, H in heatmaps.items()}
-        x = self.mask_start(geometry.offsets(points.flatten(1, 2), grids[self.cfg.resolutions[0]]))
-        x = self._through(self.mask_blocks, x, style_maps)
-        return x.float().softmax(dim=1)
 
     def _make_foreground(self, centers, masks, w, grids):
         """Level 3: features painted by the part masks, (B, C, H, W)."""

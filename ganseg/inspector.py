@@ -1,16 +1,15 @@
 """A generated picture that can be taken apart: its state, the edits, and what is shown of it, without widgets."""
 
 import contextlib
-import io
 import json
 import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from ganseg import explore, geometry, pictures, runs, sampling
+from ganseg import explore, pictures, runs, sampling
 from ganseg.errors import UserError
 
 LAYERS = ("picture", "masks", "heatmaps", "foreground", "background")
@@ -212,28 +211,17 @@ class Inspector:
         return pictures.grid(np.stack(numbers), len(numbers), gap=4)
 
     def _numbered(self, picture, parts, points):
-        """A picture with the numbers of parts at their centres and their points as dots."""
-        shown, colors = torch.tensor(parts, dtype=torch.long) - 1, pictures.part_colors(self.cfg.n_parts)
-        image = Image.fromarray(picture)
-        draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(11, image.width // 18))
-        radius = max(2, image.width // 80)
-        for k, part in zip(shown.tolist(), (self.state.points[shown] + 1) / 2 * (image.width - 1), strict=True):
-            for x, y in part.tolist() if points else ():
-                box = (x - radius, y - radius, x + radius, y + radius)
-                draw.ellipse(box, fill=tuple(colors[k].tolist()), outline="black")
-            center = tuple(part.mean(dim=0).tolist())
-            draw.text(center, str(k + 1), "black", font, "mm", stroke_width=2, stroke_fill="white")
-        return np.asarray(image)
+        """A picture with the numbers of parts at their centres and, if wanted, their points as dots."""
+        there = np.isin(self.parts, parts)
+        if points:
+            chosen = np.where(there[:, None, None], self.state.points.numpy(), np.nan)
+            picture = pictures.draw_points(picture[None], chosen[None], max(2, picture.shape[1] // 80))[0]
+        return pictures.number_parts(picture, self.state.points.mean(dim=1).numpy(), there)
 
     def _masks(self, state):
         """Level 2 of the generator: heatmaps (K, H, W) and masks (K + 1, H, W), as arrays."""
-        G, cfg = self.G, self.cfg
-        points, w = (part[None].to(G.w_const.device) for part in state[:2])
-        shape, grids = geometry.part_shape(points, cfg.heatmap, cfg.fixed_sigma2), G._grids(points.device)
-        heatmaps = {r: geometry.heatmaps(shape, grid, cfg.heatmap) for r, grid in grids.items()}
-        masks = G._make_masks(points, heatmaps, w, grids)
-        middle = slice(cfg.margin, cfg.margin + cfg.image_size)
-        heatmaps = heatmaps[cfg.image_size][..., middle, middle]
+        points, w = (part[None].to(self.G.w_const.device) for part in state[:2])
+        _, heatmaps, masks = self.G.make_masks(points, w)
         return heatmaps[0].float().cpu().numpy(), masks[0].float().cpu().numpy()
 
     def _blend(self, state, masks):
@@ -300,13 +288,6 @@ class Inspector:
 
 
 SHAPE = ("n_parts", "n_per", "embedding_dim")  # what must agree between a saved state and a model
-
-
-def png(picture):
-    """(H, W, 3) uint8 as the bytes of a PNG, packed quickly rather than tightly."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Arrays that people look at: part colours, overlays, points and grids, as uint8 (H, W, 3)."""
 
 import colorsys
+import io
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,19 @@ def draw_points(pictures, points, radius=2):
     return np.stack([_dots(*pair, colors, radius) for pair in zip(pictures, np.asarray(points), strict=True)])
 
 
+def number_parts(picture, centers, there=None):
+    """Discs with the parts' numbers: picture (H, W, 3), centers (K, 2) in [-1, 1], there (K,) bool or None for all."""
+    image = Image.fromarray(picture)
+    draw, radius = ImageDraw.Draw(image), max(7, image.width // 32)
+    for k, (color, (x, y)) in enumerate(zip(part_colors(len(centers)).tolist(), np.asarray(centers), strict=True)):
+        if there is None or there[k]:
+            x, y = ((v + 1) / 2 * (image.width - 1) for v in (x, y))
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(color), outline="black")
+            ink = "black" if sum(color) > 300 else "white"
+            draw.text((x, y), str(k + 1), fill=ink, anchor="mm", font_size=1.4 * radius)
+    return np.asarray(image)
+
+
 def _dots(picture, points, colors, radius):
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
@@ -88,6 +102,13 @@ def save(sheet, path):
     partial = Path(path).with_suffix(".partial")
     Image.fromarray(sheet).save(partial, "PNG")
     partial.replace(path)
+
+
+def png(picture):
+    """(H, W, 3) uint8 as the bytes of a PNG, packed quickly rather than tightly."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def load(path):

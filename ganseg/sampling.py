@@ -66,17 +66,20 @@ def load_generator(run, weights="raw", device="cpu"):
     cfg = run.cfg
     if weights == "untrained":
         return recalibrate(new_generator(cfg).to(device), cfg)
-    G = new_generator(cfg)
-    if cfg.architecture != "gan":
-        raise UserError(f"run: {run.label} is an auto-encoder, which paints no pictures of its own; name a GAN's run.")
     path = run.newest("gan")
     if path is None:
         raise runs.missing(run.folder, "gan")
-    state = runs.load_checkpoint(path)
+    return generator_of(cfg, runs.load_checkpoint(path), weights, path).to(device)
+
+
+def generator_of(cfg, state, weights, path):
+    """The raw or ema generator of a checkpoint's content in evaluation mode; path is for messages."""
+    if cfg.architecture != "gan":
+        raise UserError(f"{path}: is of an auto-encoder, which paints no pictures of its own; name a GAN's run.")
     key = "ema" if weights == "ema" else "generator"
     if key not in state:
-        raise UserError(f"{path}: has no {weights} generator; it was saved without ema_decay.")
-    return runs.load_weights(G, state[key], path).to(device).eval()
+        raise UserError(f"{path}: holds no {weights} generator; name other weights.")
+    return runs.load_weights(new_generator(cfg), state[key], path).eval()
 
 
 def new_generator(cfg):

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import io
 import time
 from html import escape
 from pathlib import Path
@@ -11,7 +10,6 @@ import anywidget
 import ipywidgets
 import plotly.graph_objects as go
 import traitlets
-from PIL import Image
 
 from ganseg import inspector, pictures
 from ganseg.errors import UserError
@@ -40,9 +38,8 @@ def embedding_explorer(figure, images, labels):
         mask = labels[i] == k
         picture, mask_px = pictures.enlarge(images[i][None], 256)[0], pictures.enlarge(mask[None], 256)[0]
         picture = pictures.outline(picture, mask_px, (0, 0, 0), width=4)  # a colour shows on any picture beside black
-        buffer = io.BytesIO()
-        Image.fromarray(pictures.outline(picture, mask_px, colors[k])).save(buffer, "PNG")
-        view.value, note.value = buffer.getvalue(), f"{names[k]}: {mask.sum()} of {mask.size} pixels"
+        view.value = pictures.png(pictures.outline(picture, mask_px, colors[k]))
+        note.value = f"{names[k]}: {mask.sum()} of {mask.size} pixels"
 
     def clicked(trace, points, _):
         if points.point_inds:  # every trace hears of a click, those that it missed without points
@@ -290,12 +287,12 @@ class GeneratedInspector(ipywidgets.VBox):
         parts = [k for k, button in zip(self.state.parts, self.shown, strict=True) if button.value]
         self._quiet = True
         with self.drag.hold_sync():
-            self.drag.png = inspector.png(self.state.layer(self.layer.value, parts, self.opacity.value))
+            self.drag.png = pictures.png(self.state.layer(self.layer.value, parts, self.opacity.value))
             self.drag.shown = [k - 1 for k in parts]
             if not self.state.has_points(self.drag.points):  # sent back, they would overtake a drag that goes on
                 self.drag.points = self.state.state.points.tolist()
         self._quiet = False
-        self.sheet.value = inspector.png(self.state.sheet(parts=parts, smallest=160, points=False))
+        self.sheet.value = pictures.png(self.state.sheet(parts=parts, smallest=160, points=False))
 
 
 def _toggle(part, name, color):

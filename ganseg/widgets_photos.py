@@ -167,9 +167,9 @@ class PhotoBrowser(_Panel):
         else:
             return  # no photo yet
         self.caption.value = escape(caption)
-        _put(self.photo, _png(view.photo))
-        _put(self.parts, _png(view.parts))
-        _put(self.truth, b"" if view.truth is None else _png(view.truth))
+        _put(self.photo, pictures.png(view.photo))
+        _put(self.parts, pictures.png(view.parts))
+        _put(self.truth, b"" if view.truth is None else pictures.png(view.truth))
         self.columns[2].layout.display = self.truth.layout.display  # its title goes with it
         self.table.value = _parts_table(view.rows)
 
@@ -181,7 +181,7 @@ class PhotoBrowser(_Panel):
         crops, _ = self.photos.crops(self.part.value)
         among = f"the {len(self.photos.photos)} {self.shown} photos"
         note = f"where it is strongest among {among}" if len(crops) else f"it is in none of {among}"
-        _put(self.crops, _png(pictures.grid(crops, 6)) if len(crops) else b"")
+        _put(self.crops, pictures.png(pictures.grid(crops, 6)) if len(crops) else b"")
         self.crops_note.value = escape(f"{self.part.label}: {note}")
 
 
@@ -294,10 +294,6 @@ def _image(kind):
 
 def _put(image, data):
     image.value, image.layout.display = data, None if data else "none"
-
-
-def _png(picture):
-    return _encoded(Image.fromarray(picture), "PNG")
 
 
 def _shrunk(sheet):

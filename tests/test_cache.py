@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 from types import SimpleNamespace
@@ -237,3 +238,11 @@ def test_an_error_in_a_process_reaches_the_user(monkeypatch):
     assert len(pids) == 40 and (os.getpid() not in pids or sys.platform != "linux")
     with pytest.raises(UserError, match="picture 30"):
         decode.in_parallel(work, 40)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there pictures are decoded in processes")
+def test_a_process_that_is_killed_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(decode, "MANY", 10)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(UserError, match="was killed, for want of memory or of room"):
+        decode.in_parallel(lambda i: os.kill(os.getpid(), signal.SIGKILL), 40)

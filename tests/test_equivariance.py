@@ -6,6 +6,7 @@ import torch
 from ganseg import equivariance, geometry, plots, sampling
 from ganseg.equivariance import Painted
 from ganseg.errors import UserError
+from ganseg.generator import Generator
 
 ONE_GRID = {"resolutions": [32, 32, 32], "margin": 10}  # nothing is upsampled
 CUB = {"image_size": 128, "resolutions": [32, 32, 64, 64, 128, 128], "discriminator_channels": [4] * 6}
@@ -116,14 +117,20 @@ def bumps(points):
     return (-difference.square().sum(-1) / 0.05).exp().mean(dim=1)
 
 
+def with_masks(G, masks_of):
+    """Let level 2 draw masks_of(points) in place of its own."""
+    level_2 = Generator.make_masks
+    G.make_masks = lambda points, w: (*level_2(G, points, w)[:2], masks_of(points))
+
+
 def test_masks_drawn_from_their_points_turn_with_them_and_masks_that_stay_do_not(make):
     G = make(image_size=64, resolutions=[16, 32, 64], discriminator_channels=[4] * 5)
-    G._make_masks = lambda points, *_: torch.stack([bumps(p) for p in points[:, [0, 0, 1, 2]].unbind(1)], dim=1)
+    with_masks(G, lambda points: torch.stack([bumps(p) for p in points[:, [0, 0, 1, 2]].unbind(1)], dim=1))
     (turn,) = records_of(G, "rotation", angles_deg=[60])
     assert turn["iou_turned"] > 0.85 and turn["iou_still"] < 0.8 and turn["iou_round"] < 0.8, turn
     assert turn["extent_change"] > 0.01
     stay = bumps(torch.tensor([[[0.3, 0.1], [-0.1, -0.2]]])).expand(4, 4, -1, -1)
-    G._make_masks = lambda *_: stay
+    with_masks(G, lambda points: stay)
     (turn,) = records_of(G, "rotation", angles_deg=[60])
     assert turn["iou_still"] == pytest.approx(1)
 
@@ -144,7 +151,7 @@ def test_the_share_outside_is_the_change_that_neither_the_old_nor_the_new_mask_c
 @pytest.mark.parametrize("channel, silent", [(1, "change_foreground"), (0, "change_elsewhere")])
 def test_a_moved_background_shows_where_it_is_painted_and_nowhere_else(make, channel, silent):
     G = make()
-    G._make_masks = lambda points, *_: torch.eye(4)[channel].view(1, 4, 1, 1).expand(len(points), 4, 32, 32)
+    with_masks(G, lambda points: torch.eye(4)[channel].view(1, 4, 1, 1).expand(len(points), 4, 32, 32))
     (record,) = records_of(G, "background", offsets_px=[1, 4])
     assert record["offset_px"] == 4 and record["foreground_share"] == channel
     if channel:

@@ -234,3 +234,16 @@ def _photos(page, tmp_path):
     page.screenshot(path=tmp_path / "4_photos.png")
     shot = Image.open(io.BytesIO(images.first.screenshot()))
     assert len(shot.convert("RGB").getcolors(100_000)) > 20  # a photo is shown, not an empty frame
+    # One's own photo, uploaded; then a file that is none
+    Image.new("RGB", (60, 40), "orange").save(tmp_path / "own.png")
+    (tmp_path / "none.png").write_bytes(b"no picture")
+    _upload(page, tmp_path / "own.png")
+    page.get_by_text("the uploaded photo, as the square that the segmenter sees").wait_for()
+    _upload(page, tmp_path / "none.png")
+    page.get_by_text("photo: the uploaded file cannot be read").wait_for()
+
+
+def _upload(page, path):
+    with page.expect_file_chooser() as chooser:
+        page.locator("button.widget-upload").click()
+    chooser.value.set_files(path)

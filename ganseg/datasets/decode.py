@@ -10,10 +10,13 @@ import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from ganseg.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "DIB")  # by content; keeps EPS and its like out
 MAX_THREADS = 8  # each holds one picture at its own size
@@ -189,6 +192,9 @@ def _pool(work, n):
         ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # the parent stops them
         with ProcessPoolExecutor(n_workers, multiprocessing.get_context("fork"), **ignore) as pool:
             yield lambda rows: pool.map(_call_work, rows, chunksize=16)
+    except BrokenProcessPool:  # the kernel ends a process that writes a map where no room is left
+        raise UserError("source: a process that read pictures was killed, for want of memory or of room on the disk "
+                        "of outputs/; make room, or set GANSEG_OUTPUTS to a larger disk.") from None
     finally:
         _work = None
 
