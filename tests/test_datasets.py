@@ -2,8 +2,12 @@
 
 import io
 import os
+import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -540,3 +544,23 @@ def test_creatures_come_with_labels_and_keypoints_and_stay_the_same():
 
 def test_the_parameter_files_name_their_reader():
     assert config.load("folder").reader == "folder" and config.load("lfw").reader == "folder"
+
+
+def test_a_picture_of_30000_by_30000_pixels_is_passed_over_by_its_header(photos):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
+    (photos / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 90_001)))
+    read = load(config.load("folder", source=str(photos), image_size=32), "train")
+    assert "huge.png" not in read.names and dict(read.skipped)["huge.png"].startswith("Image size (900000000 pixels)")
+
+
+@pytest.mark.parametrize("kind, ending", [("zip", "zip"), ("gztar", "tar.gz")])
+def test_an_archive_that_was_cut_short_is_named(photos, tmp_path, monkeypatch, kind, ending):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    whole = Path(shutil.make_archive(str(tmp_path / "photos"), kind, photos))
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"photos\.{ending} cannot be .*it may be damaged or incomplete"):
+        load(config.load("folder", source=str(whole), image_size=32), "train")
+    assert not list((tmp_path / "outputs").rglob("*.npy"))
