@@ -29,12 +29,12 @@ class Batches:
 
     def __call__(self, step, random):
         """Batch number `step`: (B, 3, S, S) in [-1, 1], augmented with numbers from `random`."""
-        batch = self._take(step).float() / 127.5 - 1
+        batch = self._take(step).float().div_(127.5).sub_(1)
         if self.cfg.random_resized_crop:
             batch = _resized_crop(batch, random)
         if self.cfg.flip:
-            flipped = (torch.rand(len(batch), 1, 1, 1, generator=random) < 0.5).to(self.device)
-            batch = torch.where(flipped, batch.flip(-1), batch)
+            rows = (torch.rand(len(batch), generator=random) < 0.5).nonzero().flatten().to(self.device)
+            batch[rows] = batch[rows].flip(-1)
         return batch.contiguous(memory_format=memory_format(self.cfg, self.device))
 
     def _take(self, step):

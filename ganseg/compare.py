@@ -104,14 +104,18 @@ def pair(frame, metric, first=None, second=None):
 
 
 def differences(first, second):
-    """Two runs side by side: the settings that differ, then what was measured of both, as a DataFrame."""
+    """Two runs side by side: the settings that differ, then what was measured of both, as a DataFrame of texts."""
     a, b = first.cfg.model_dump(), second.cfg.model_dump()
     settings = {name: (a[name], b[name]) for name in a if a[name] != b[name]}
     x, y = _metrics(first), _metrics(second)
     values = {name: (x.get(name), y.get(name)) for name in [*x, *(name for name in y if name not in x)]}
-    rows = [("setting", name, *pair) for name, pair in settings.items()]
-    rows += [("metric", name, *pair) for name, pair in values.items()]
+    rows = [("setting", name, *map(_text, pair)) for name, pair in settings.items()]
+    rows += [("metric", name, *map(_text, pair)) for name, pair in values.items()]
     return pd.DataFrame(rows, columns=["kind", "name", first.label, second.label]).set_index(["kind", "name"])
+
+
+def _text(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def over_steps(run):

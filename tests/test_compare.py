@@ -50,8 +50,8 @@ def test_the_best_two_or_the_named_two_are_compared(three):
 
 def test_differences_name_settings_first(three):
     frame = compare.differences(three[0], three[2])
-    assert list(frame.index)[0] == ("setting", "n_per") and list(frame.loc[("setting", "n_per")]) == [3, 5]
-    assert list(frame.loc[("metric", "foreground_iou")]) == [0.5, 0.7]
+    assert list(frame.index)[0] == ("setting", "n_per") and list(frame.loc[("setting", "n_per")]) == ["3", "5"]
+    assert list(frame.loc[("metric", "foreground_iou")]) == ["0.5", "0.7"]
     assert ("setting", "n_parts") not in frame.index
 
 
