@@ -16,6 +16,7 @@ from ganseg.layers import (
     crop,
     kaiming,
     mlp,
+    style_map,
     upsample,
 )
 
@@ -114,7 +115,7 @@ class Generator(nn.Module):
         cfg, grids = self.cfg, self._grids(points.device)
         shape = geometry.part_shape(points, cfg.heatmap, cfg.fixed_sigma2)
         heatmaps = {r: geometry.heatmaps(shape, grid, cfg.heatmap) for r, grid in grids.items()}
-        style_maps = {r: _style_map(H, w) for r, H in heatmaps.items()}
+        style_maps = {r: style_map(H, w) for r, H in heatmaps.items()}
         x = self.mask_start(geometry.offsets(points.flatten(1, 2), grids[cfg.resolutions[0]]))
         x = self._through(self.mask_blocks, x, style_maps)
         return shape, crop(heatmaps[cfg.image_size], cfg.margin), x.float().softmax(dim=1)
@@ -138,7 +139,7 @@ class Generator(nn.Module):
         style_maps = {}
         for r in grids:
             parts = F.interpolate(masks[:, 1:], size=(r, r), mode="bilinear", align_corners=False)
-            style_maps[r] = F.pad(_style_map(parts, w), [margin] * 4, mode="replicate")
+            style_maps[r] = style_map(F.pad(parts, [margin] * 4, mode="replicate"), w)
         x = self.foreground_start(geometry.offsets(centers, grids[self.cfg.resolutions[0]]))
         return self._through(self.foreground_blocks, x, style_maps)
 
@@ -148,18 +149,15 @@ class Generator(nn.Module):
         return self._through(self.background_blocks, x, dict.fromkeys(grids, style))
 
     def _through(self, blocks, x, styles):
-        """Run the blocks, doubling where the next resolution is larger, and crop the margin."""
+        """Run the blocks, doubling where the next resolution is larger, without what ends up outside the margin."""
         resolutions, margin = self.cfg.resolutions, self.cfg.margin
         for block, r, r_next in zip(blocks, resolutions, [*resolutions[1:], resolutions[-1]], strict=True):
-            x = block(x, styles[r])
             if r_next > r:
-                x = upsample(x, margin)
-        return crop(x, margin)
-
-
-def _style_map(weights, w):
-    """sum_k weights_k(p) w_k: (B, K, H, W) and (B, K, D) -> (B, D, H, W)."""
-    return torch.einsum("bkhw,bkd->bdhw", weights, w)
+                trim = max(margin - 1, 0) // 2  # doubling reads one pixel beyond half the margin
+                x = crop(upsample(block(x, styles[r], trim)), margin - 2 * trim)
+            else:
+                x = block(x, styles[r], margin if block is blocks[-1] else 0)
+        return x
 
 
 def _blocks(block, channels, n_style, n_hidden):

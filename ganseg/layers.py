@@ -1,6 +1,7 @@
 """Building blocks of the generator: embeddings, style-modulated blocks, upsampling with a margin."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,11 @@ def conv3x3(n_in, n_out):
     return nn.Conv2d(n_in, n_out, 3, padding=1)
 
 
+def convolve(conv, x, trim):
+    """A 3 x 3 convolution: zeros around a whole map, nothing around one that was trimmed to one pixel more."""
+    return F.conv2d(x, conv.weight, conv.bias, padding=0 if trim else 1)
+
+
 def kaiming(module):
     """Initialise weights by Kaiming normal for the slope 0.2, biases by 0."""
     if isinstance(module, nn.Conv2d | nn.Linear):
@@ -43,8 +49,21 @@ class PositionalEmbedding(nn.Module):
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
+class StyleMap(NamedTuple):
+    """A map sum_k weights_k(p) w_k with D channels, kept as the factors that make its rank K."""
+
+    patches: torch.Tensor  # (B, 9 K, H, W), the 3 x 3 neighbourhood of each weight, zeros beyond the border
+    w: torch.Tensor  # (B, K, D)
+
+
+def style_map(weights, w):
+    """Weights (B, K, H, W) and embeddings (B, K, D) -> StyleMap."""
+    B, K, H, W = weights.shape
+    return StyleMap(F.unfold(weights, 3, padding=1).view(B, 9 * K, H, W), w)
+
+
 class Spade(nn.Module):
-    """BatchNorm whose scale and shift are painted by a style map (B, D, H, W)."""
+    """BatchNorm whose scale and shift are painted by a StyleMap."""
 
     def __init__(self, n_channels, n_style, n_hidden):
         super().__init__()
@@ -52,9 +71,20 @@ class Spade(nn.Module):
         self.hidden = conv3x3(n_style, n_hidden)
         self.gamma_beta = conv3x3(n_hidden, 2 * n_channels)  # one convolution is faster than two
 
-    def forward(self, x, style):
-        gamma, beta = self.gamma_beta(activate(self.hidden(style))).chunk(2, dim=1)
-        return torch.addcmul(beta, 1 + gamma, self.norm(x))
+    def forward(self, x, style, trim=0):
+        """x (B, C, H, W) -> modulated, and trim pixels smaller on each side; the statistics are of all of x."""
+        halo = min(trim, 1)  # what the convolution reads beyond its output
+        hidden = self._hidden(style, trim - halo)
+        scale, shift = convolve(self.gamma_beta, hidden, trim).chunk(2, dim=1)
+        return torch.addcmul(shift, 1 + scale, crop(self.norm(x), trim))
+
+    def _hidden(self, style, trim):
+        """The first convolution, on K channels: its kernel applied to each w_k before it meets the weights."""
+        patches = crop(style.patches, trim)
+        B, n_patch, H, W = patches.shape
+        kernel = torch.einsum("oduv,bkd->bokuv", self.hidden.weight, style.w).reshape(B, -1, n_patch)
+        hidden = torch.baddbmm(self.hidden.bias[:, None], kernel, patches.flatten(2))
+        return activate(hidden).view(B, -1, H, W)
 
 
 class SpadeBlock(nn.Module):
@@ -71,11 +101,15 @@ class SpadeBlock(nn.Module):
             self.spade_shortcut = Spade(n_in, n_style, n_hidden)
             self.conv_shortcut = conv3x3(n_in, n_out)
 
-    def forward(self, x, style):
-        y = self.conv1(activate(self.spade1(x, style)))
-        y = self.conv2(activate(self.spade2(y, style)))
+    def forward(self, x, style, trim=0):
+        """x (B, n_in, H, W) -> (B, n_out, H - 2 trim, W - 2 trim): what a crop would throw away is not computed."""
+        halo = max(trim - 1, 0)
+        y = self.conv1(activate(self.spade1(x, style)))  # whole, for the statistics of spade2
+        y = convolve(self.conv2, activate(self.spade2(y, style, halo)), trim)
         if hasattr(self, "conv_shortcut"):
-            x = self.conv_shortcut(self.spade_shortcut(x, style))
+            x = convolve(self.conv_shortcut, self.spade_shortcut(x, style, halo), trim)
+        else:
+            x = crop(x, trim)
         return x + y
 
 
@@ -89,14 +123,15 @@ class AdainBlock(nn.Module):
         self.gamma_beta = nn.Linear(n_hidden, 2 * n_in)
         self.conv = conv3x3(n_in, n_out)
 
-    def forward(self, x, style):
+    def forward(self, x, style, trim=0):
+        """x (B, n_in, H, W) -> (B, n_out, H - 2 trim, W - 2 trim)."""
         gamma, beta = self.gamma_beta(activate(self.hidden(style)))[:, :, None, None].chunk(2, dim=1)
-        return self.conv(activate(torch.addcmul(beta, 1 + gamma, self.norm(x))))
+        x = crop(self.norm(x), max(trim - 1, 0))
+        return convolve(self.conv, activate(torch.addcmul(beta, 1 + gamma, x)), trim)
 
 
-def upsample(x, margin):
-    """Double a map with a margin and crop what the doubling added to the margin."""
-    return crop(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), margin)
+def upsample(x):
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def crop(x, margin):

@@ -1,6 +1,8 @@
 """Devices, seeds and sampling: what training, distillation and evaluation share."""
 
+import contextlib
 import copy
+import ctypes
 import hashlib
 
 import torch
@@ -18,7 +20,18 @@ def choose_device(name):
         name = next(kind for kind, available in there.items() if available)
     if not there[name]:
         raise UserError(f"device: {name} is not available here; use auto or cpu.")
+    if name == "cpu":
+        _keep_freed_memory()
     return torch.device(name)
+
+
+def _keep_freed_memory():
+    """Let glibc keep large freed blocks: given back, they come again as pages to be zeroed, at each operation."""
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def rng(*key):

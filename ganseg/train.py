@@ -31,8 +31,7 @@ def train(run):
 
     # Load
     G, D, G_ema = (net.to(device, memory_format=sampling.memory_format(cfg, device)) for net in _networks(cfg))
-    optimizer_G = torch.optim.Adam(G.parameters(), lr=cfg.lr_generator, betas=(0.5, 0.9))
-    optimizer_D = torch.optim.Adam(D.parameters(), lr=cfg.lr_discriminator, betas=(0.5, 0.9))
+    optimizer_G, optimizer_D = optimizers(G, D, cfg)
     parts = {"generator": G, "discriminator": D, "ema": G_ema}
     parts |= {"optimizer_generator": optimizer_G, "optimizer_discriminator": optimizer_D}
     loop = Loop(run, "train", "gan", parts, cfg.max_steps)
@@ -42,42 +41,7 @@ def train(run):
     for step in loop.steps():
         random = rng(cfg.seed, "train", step)
         real = real_batch(step, random)
-        latents = G.sample_latents(cfg.batch_size, random)
-
-        # Generate, with the generator's graph only where it will be used
-        with sampling.autocast(cfg, device), torch.set_grad_enabled(cfg.share_fakes):
-            generated = G(latents)
-
-        # Discriminator step
-        with sampling.autocast(cfg, device):
-            scores = D(torch.cat([real, generated.image.detach()]))
-        loss_D = losses.discriminator_loss(*scores.chunk(2))
-        loop.add(discriminator_loss=loss_D)
-        if step % cfg.gradient_penalty_every_steps == 0 and cfg.gradient_penalty > 0:
-            penalty = losses.gradient_penalty(D, real)
-            loss_D = loss_D + cfg.gradient_penalty * penalty
-            loop.add(gradient_penalty=penalty)
-        optimizer_D.zero_grad()
-        loss_D.backward()
-        optimizer_D.step()
-
-        # Generator step
-        D.requires_grad_(False)
-        with sampling.autocast(cfg, device):
-            if not cfg.share_fakes:
-                generated = G(G.sample_latents(cfg.batch_size, random))
-            loss_G = losses.generator_loss(D(generated.image))
-        loop.add(generator_loss=loss_G)
-        if step % cfg.penalty_every_steps == 0:
-            parts_masks = generated.masks[:, 1:]
-            concentration = losses.concentration_loss(parts_masks, generated.centers)
-            area = losses.area_loss(parts_masks, losses.area_targets(generated, cfg.area_target))
-            loss_G = loss_G + cfg.lambda_con * concentration + cfg.lambda_area * area
-            loop.add(concentration_loss=concentration, area_loss=area)
-        optimizer_G.zero_grad()
-        loss_G.backward()
-        optimizer_G.step()
-        D.requires_grad_(True)
+        loop.add(**gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step))
         sampling.average(G_ema, G, cfg.ema_decay, step)
 
         # Log, sample, save
@@ -93,6 +57,57 @@ def train(run):
             loop.save()
         if loop.due("log"):
             yield record  # last, so that whoever stops here has lost nothing
+
+
+def optimizers(G, D, cfg):
+    """Adam of the generator and of the discriminator."""
+    return [
+        torch.optim.Adam(net.parameters(), lr=lr, betas=(0.5, 0.9), fused=True)
+        for net, lr in ((G, cfg.lr_generator), (D, cfg.lr_discriminator))
+    ]
+
+
+def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
+    """One update of the discriminator, then one of the generator.
+
+    real    (B, 3, S, S) in [-1, 1] on the training device
+    random  the step's CPU generator, from which latents are drawn
+    Returns the losses and penalties of this step by name, as scalar tensors.
+    """
+    device, values = real.device, {}
+    latents = G.sample_latents(cfg.batch_size, random)
+
+    # Generate, with the generator's graph only where it will be used
+    with sampling.autocast(cfg, device), torch.set_grad_enabled(cfg.share_fakes):
+        generated = G(latents)
+
+    # Discriminator step
+    with sampling.autocast(cfg, device):
+        scores = D(torch.cat([real, generated.image.detach()]))
+    loss_D = values["discriminator_loss"] = losses.discriminator_loss(*scores.chunk(2))
+    if step % cfg.gradient_penalty_every_steps == 0 and cfg.gradient_penalty > 0:
+        values["gradient_penalty"] = losses.gradient_penalty(D, real)
+        loss_D = loss_D + cfg.gradient_penalty * values["gradient_penalty"]
+    optimizer_D.zero_grad()
+    loss_D.backward()
+    optimizer_D.step()
+
+    # Generator step
+    D.requires_grad_(False)
+    with sampling.autocast(cfg, device):
+        if not cfg.share_fakes:
+            generated = G(G.sample_latents(cfg.batch_size, random))
+        loss_G = values["generator_loss"] = losses.generator_loss(D(generated.image))
+    if step % cfg.penalty_every_steps == 0:
+        masks = generated.masks[:, 1:]
+        values["concentration_loss"] = losses.concentration_loss(masks, generated.centers)
+        values["area_loss"] = losses.area_loss(masks, losses.area_targets(generated, cfg.area_target))
+        loss_G = loss_G + cfg.lambda_con * values["concentration_loss"] + cfg.lambda_area * values["area_loss"]
+    optimizer_G.zero_grad()
+    loss_G.backward()
+    optimizer_G.step()
+    D.requires_grad_(True)
+    return values
 
 
 def _load_pictures(run):
