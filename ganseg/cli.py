@@ -155,7 +155,7 @@ def _open(values, needs):
 
 
 def _stage(argv):
-    from ganseg import distill, evaluate, report, train
+    from ganseg import benchmark, distill, evaluate, report, train
     from ganseg.loop import progress
 
     stage, *rest = argv
@@ -174,6 +174,8 @@ def _stage(argv):
     if stage == "evaluate":
         evaluate.evaluate(run)
         print(report.table(run))
+    if stage == "benchmark":
+        benchmark.measure(run)
 
 
 def _segment(argv):

@@ -80,6 +80,7 @@ class TrainConfig(BaseModel):
     warm_start: str | None = None  # checkpoint whose networks training starts from
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast
     channels_last: bool = False  # on CUDA only
+    compile: bool = False  # the GAN's networks by torch.compile, which needs a C++ compiler on the CPU
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     max_minutes: Positive | None = None  # stop after so long; the same command goes on
     log_every_steps: Count = 50

@@ -1,11 +1,15 @@
 """What the two training loops share: resuming, values between log lines, the clock, checkpoints."""
 
+import datetime
 import time
 
 import torch
 
-from ganseg import pictures, runs
+from ganseg import memory, pictures, runs
 from ganseg.errors import UserError
+
+TIMED_STEPS = 20  # from which the whole time is estimated
+LONG_S = 60  # worth an estimate
 
 
 class Loop:
@@ -40,7 +44,12 @@ class Loop:
 
     def steps(self):
         """Step numbers still to do, until max_steps or until max_minutes have passed."""
-        for step in range(self.done, self.max_steps):
+        first, begun = self.done, self.start
+        for step in range(first, self.max_steps):
+            if step == first + 1:  # the first one warms up
+                begun = time.monotonic()
+            if step == first + 1 + TIMED_STEPS:
+                self._say_how_long((time.monotonic() - begun) / TIMED_STEPS)
             self.done = step + 1
             minutes = (time.monotonic() - self.start) / 60
             self.time_is_up = minutes > (self.run.cfg.max_minutes or float("inf"))
@@ -48,6 +57,13 @@ class Loop:
             if self.time_is_up:
                 print(f"max_minutes passed at step {self.done}; the same command goes on from there.", flush=True)
                 return
+
+    def _say_how_long(self, step_s):
+        left_s = step_s * (self.max_steps - self.done)
+        if left_s > LONG_S:
+            left = str(datetime.timedelta(minutes=round(left_s / 60)))[:-3]
+            print(f"{self.max_steps - self.done} steps of {step_s:.2g} s take about {left} hours:minutes; "
+                  f"memory at most {memory.peak_gb():.1f} GB so far.", flush=True)
 
     def add(self, **values):
         """Keep scalars (tensors) of this step for the next log line."""

@@ -104,6 +104,27 @@ def scatter(table, x, y, title):
     return _styled(px.scatter(shown, x=x, y=y, color="dataset", hover_name=shown.index), title)
 
 
+def growth(records, title):
+    """Seconds as settings grow, one small plot each, beside the first point scaled by the operations (dashed).
+
+    records  dicts {field, value, seconds} of ganseg.benchmark, with gflop where operations are counted
+    """
+    fields = list(dict.fromkeys(record["field"] for record in records))
+    if not fields:
+        return _styled(go.Figure(), title)
+    figure = make_subplots(1, len(fields), subplot_titles=fields)
+    for column, field in enumerate(fields, start=1):
+        points = [record for record in records if record["field"] == field]
+        x = [record["value"] for record in points]
+        expected = [points[0]["seconds"] * p.get("gflop", 1) / points[0].get("gflop", 1) for p in points]
+        figure.add_scatter(x=x, y=expected, name="expected", mode="lines", line={"color": "#888888", "dash": "dash"},
+                           showlegend=column == 1, row=1, col=column)
+        figure.add_scatter(x=x, y=[p["seconds"] for p in points], name="measured", mode="lines+markers",
+                           line_color=CURVE, showlegend=column == 1, row=1, col=column)
+    figure.update_yaxes(rangemode="tozero").update_yaxes(title_text="s", col=1)
+    return _styled(figure.update_layout(height=320), title)
+
+
 def _line(records, quantity, **style):
     """One quantity over the steps; a single record shows as a dot."""
     x, y = [r["step"] for r in records], [r[quantity] for r in records]

@@ -21,17 +21,20 @@ def choose_device(name):
     if not there[name]:
         raise UserError(f"device: {name} is not available here; use auto or cpu.")
     if name == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     return torch.device(name)
 
 
-def _keep_freed_memory():
-    """Let glibc keep large freed blocks: given back, they come again as pages to be zeroed, at each operation."""
+def keep_freed_memory(keep=True):
+    """Let glibc keep large freed blocks (or not, its default): given back, they return as pages to be zeroed first."""
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    largest = 2**31 - 1 if keep else 2**25  # bytes
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, largest)
+        libc.mallopt(M_TRIM_THRESHOLD, largest)
+        if not keep:
+            libc.malloc_trim(0)
 
 
 def rng(*key):

@@ -2,7 +2,7 @@
 
 import torch
 
-from ganseg import autoencoder, datasets, losses, runs, sampling
+from ganseg import autoencoder, datasets, losses, memory, runs, sampling
 from ganseg.batches import Batches
 from ganseg.discriminator import Discriminator
 from ganseg.errors import UserError
@@ -23,6 +23,8 @@ def train(run):
     device = sampling.choose_device(cfg.device)
     photos = _load_pictures(run)
     real_batch = Batches(photos.images, cfg, device)
+    if cfg.architecture == "gan":
+        memory.check(cfg, device)
     run.start(device)
     _list_skipped(run, photos)
     if cfg.architecture != "gan":
@@ -31,6 +33,8 @@ def train(run):
 
     # Load
     G, D, G_ema = (net.to(device, memory_format=sampling.memory_format(cfg, device)) for net in _networks(cfg))
+    if cfg.compile:
+        compile_networks(G, D)
     optimizer_G, optimizer_D = optimizers(G, D, cfg)
     parts = {"generator": G, "discriminator": D, "ema": G_ema}
     parts |= {"optimizer_generator": optimizer_G, "optimizer_discriminator": optimizer_D}
@@ -41,7 +45,10 @@ def train(run):
     for step in loop.steps():
         random = rng(cfg.seed, "train", step)
         real = real_batch(step, random)
-        loop.add(**gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step))
+        try:
+            loop.add(**gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step))
+        except torch.OutOfMemoryError:
+            raise UserError(memory.too_little(cfg, device)) from None
         sampling.average(G_ema, G, cfg.ema_decay, step)
 
         # Log, sample, save
@@ -57,6 +64,13 @@ def train(run):
             loop.save()
         if loop.due("log"):
             yield record  # last, so that whoever stops here has lost nothing
+
+
+def compile_networks(G, D):
+    """Compile the generator's blocks and the discriminator in place: names and weights stay as they are."""
+    for block in [*G.mask_blocks, *G.foreground_blocks, *G.background_blocks]:
+        block.compile()
+    D.compile()
 
 
 def optimizers(G, D, cfg):
@@ -86,7 +100,8 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
         scores = D(torch.cat([real, generated.image.detach()]))
     loss_D = values["discriminator_loss"] = losses.discriminator_loss(*scores.chunk(2))
     if step % cfg.gradient_penalty_every_steps == 0 and cfg.gradient_penalty > 0:
-        values["gradient_penalty"] = losses.gradient_penalty(D, real)
+        # Not as compiled: torch.compile has no second derivatives
+        values["gradient_penalty"] = losses.gradient_penalty(D.forward, real)
         loss_D = loss_D + cfg.gradient_penalty * values["gradient_penalty"]
     optimizer_D.zero_grad()
     loss_D.backward()

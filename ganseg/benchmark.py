@@ -1,0 +1,286 @@
+"""How fast a GAN step is, what each way of saving work brings, and how the cost grows. Runs without notebooks too."""
+
+import gc
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ganseg import config, losses, sampling, train
+from ganseg.batches import Batches
+from ganseg.discriminator import Discriminator
+from ganseg.layers import AdainBlock, SpadeBlock, activate, crop
+from ganseg.sampling import rng
+
+
+class Way(NamedTuple):
+    """A way to make a GAN step; the defaults are how ganseg trains."""
+
+    plain_layers: bool = False  # SPADE on D channels, and margins that a crop throws away
+    keep_graph: bool = False  # the discriminator's step goes back through the generator, for nothing
+    give_back: bool = False  # freed memory goes back to the operating system (CPU)
+    tf32: bool = True  # convolutions round their inputs to TF32 (CUDA)
+    settings: tuple = ()  # pairs of config field and value
+
+
+REFERENCE = Way(plain_layers=True, keep_graph=True, give_back=True, tf32=False)
+BF16 = (("precision", "bf16"),)
+DTYPES = (torch.float32, torch.bfloat16)
+SHARED = (("share_fakes", True),)
+COMPILED = (("compile", True),)
+ON_CUDA = (("channels_last", True),)
+
+
+def changes(device, compiled):
+    """Name -> (Way with it, Way without it), in the order of the table; compiled: with torch.compile too."""
+    cuda = device.type == "cuda"
+    exact = Way(tf32=False)
+    fast = SHARED + BF16 + (ON_CUDA if cuda else ())
+    rows = {
+        "discriminator's fakes without their graph": (exact, exact._replace(keep_graph=True)),
+        "SPADE on K channels, no cropped margins": (exact, exact._replace(plain_layers=True)),
+    }
+    if cuda:
+        rows["TF32 convolutions"] = (Way(), exact)
+        rows["channels_last, in bf16"] = (Way(settings=BF16 + ON_CUDA), Way(settings=BF16))
+    else:
+        rows["freed memory kept"] = (exact, exact._replace(give_back=True))
+    rows |= {
+        "share_fakes": (exact._replace(settings=SHARED), exact),
+        "precision bf16": (exact._replace(settings=BF16), exact),
+        "equal mathematics, against the reference": (exact, REFERENCE),
+        "and share_fakes, against the reference": (exact._replace(settings=SHARED), REFERENCE),
+        "and bf16, against the reference": (Way(settings=fast), REFERENCE),
+    }
+    if compiled:
+        rows["compile, after bf16 and share_fakes"] = (Way(settings=fast + COMPILED), Way(settings=fast))
+        rows["and compile, against the reference"] = (Way(settings=fast + COMPILED), REFERENCE)
+    return rows
+
+
+class Trainer:
+    """The networks of a config, trained one way on a batch of noise."""
+
+    def __init__(self, cfg, way, device):
+        self.cfg, self.way = cfg.model_copy(update=dict(way.settings)), way
+        layout = sampling.memory_format(self.cfg, device)
+        G, D = (net.to(device, memory_format=layout) for net in (sampling.new_generator(cfg), Discriminator(cfg)))
+        if way.plain_layers:
+            _make_plain(G)
+        if self.cfg.compile:
+            train.compile_networks(G, D)
+        self.average, self.nets = sampling.averaged_copy(G), (G.train(), D.train())
+        self.optimizers = train.optimizers(G, D, self.cfg)
+        noise = torch.rand(cfg.batch_size, 3, cfg.image_size, cfg.image_size, generator=rng("real"))
+        self.real = (2 * noise - 1).to(device, memory_format=layout)
+
+    def seconds(self, step):
+        """Make a step; its time, the work on the device included."""
+        sampling.keep_freed_memory(not self.way.give_back)
+        torch.backends.cudnn.allow_tf32 = self.way.tf32
+        _wait(self.real.device)
+        start = time.perf_counter()
+        make = reference_step if self.way.keep_graph else train.gan_step
+        make(*self.nets, *self.optimizers, self.real, rng("benchmark", step), self.cfg, step)
+        sampling.average(self.average, self.nets[0], self.cfg.ema_decay, step)
+        _wait(self.real.device)
+        return time.perf_counter() - start
+
+
+def compare(cfg, device, n_steps=4, compiled=False):
+    """Each change of `changes` against the same training without it, in one process, step by step in turn.
+
+    n_steps  timed of each of the two, after one that is not; one in cfg.gradient_penalty_every_steps has the
+             gradient penalty, from the 17th on
+    Yields dicts: change, steps_per_s, without (steps a second), ratio (the median over the pairs), peak_gb and
+    peak_without_gb (GB of 1e9 bytes: of the process on the CPU, of PyTorch's tensors on CUDA), matrix_share (of
+    matrix_rate, by the operations that the step really makes).
+    """
+    memory, work, rate = {}, {}, {}
+    for name, pair in changes(device, compiled).items():
+        for way in pair:
+            if way not in memory:
+                memory[way] = peak_gb(cfg, way, device)
+                work[way] = flops(cfg, way, device)
+        dtype = torch.bfloat16 if BF16[0] in pair[0].settings else torch.float32
+        if dtype not in rate:
+            rate[dtype] = matrix_rate(device, dtype)
+        trainers = [Trainer(cfg, way, device) for way in pair]
+        for trainer in trainers:
+            trainer.seconds(0)
+        times = [[trainer.seconds(step) for trainer in trainers] for step in range(1, n_steps + 1)]
+        new, old = (statistics.median(column) for column in zip(*times, strict=True))
+        yield {
+            "change": name, "steps_per_s": 1 / new, "without": 1 / old,
+            "ratio": statistics.median(without / made for made, without in times),
+            "peak_gb": memory[pair[0]], "peak_without_gb": memory[pair[1]],
+            "matrix_share": work[pair[0]] / new / rate[dtype],
+        }
+        del trainers
+        gc.collect()
+
+
+def sustained(cfg, device, n_steps=500):
+    """Many steps of the fastest way in a row, the penalties on their steps: dict of steps_per_s and minutes_30000."""
+    fast = SHARED + BF16 + (ON_CUDA + COMPILED if device.type == "cuda" else ())
+    trainer = Trainer(cfg, Way(settings=fast), device)
+    for step in range(20):
+        trainer.seconds(step)
+    start = time.perf_counter()
+    for step in range(20, 20 + n_steps):
+        trainer.seconds(step)
+    rate = n_steps / (time.perf_counter() - start)
+    return {"n_steps": n_steps, "steps_per_s": rate, "minutes_30000": 30_000 / rate / 60}
+
+
+def growth(cfg, device, field, values, n_steps=3):
+    """Seconds a step as one config field grows: dicts of field, value, seconds (median) and gflop of the step."""
+    for value in values:
+        changed = {field: value}
+        if field == "image_size":
+            changed["resolutions"] = [r * value // cfg.image_size for r in cfg.resolutions]
+            changed["discriminator_channels"] = None
+        grown = config.check({**cfg.model_dump(), **changed})
+        trainer = Trainer(grown, Way(), device)
+        trainer.seconds(0)
+        seconds = statistics.median(trainer.seconds(step) for step in range(1, n_steps + 1))
+        yield {"field": field, "value": value, "seconds": seconds, "gflop": flops(grown, Way(), device) / 1e9}
+
+
+def loading(cfg, device, counts, n_batches=50):
+    """Seconds a batch as the number of training pictures grows: dicts like those of growth, without gflop."""
+    for n in counts:
+        images = torch.zeros(n, 3, cfg.image_size, cfg.image_size, dtype=torch.uint8)
+        batches = Batches(images, cfg, device)
+        batches(0, rng(0))
+        start = time.perf_counter()
+        for step in range(1, n_batches + 1):
+            batches(step, rng(step))
+        _wait(device)
+        yield {"field": "pictures", "value": n, "seconds": (time.perf_counter() - start) / n_batches}
+
+
+def flops(cfg, way, device):
+    """Floating-point operations of a step without the gradient penalty, counted by PyTorch, not as compiled."""
+    trainer = Trainer(cfg, way._replace(settings=tuple(s for s in way.settings if s != COMPILED[0])), device)
+    with FlopCounterMode(display=False) as counter:
+        trainer.seconds(2)
+    return counter.get_total_flops()
+
+
+def peak_gb(cfg, way, device):
+    """GB (1e9 bytes) at most during one step: of tensors on CUDA, of the whole process on Linux, else NaN."""
+    gc.collect()
+    trainer = Trainer(cfg, way, device)
+    trainer.seconds(0)
+    clear = Path("/proc/self/clear_refs")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif clear.exists():
+        sampling.keep_freed_memory(False)
+        clear.write_text("5")  # the peak so far is forgotten
+    trainer.seconds(2)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    lines = Path("/proc/self/status").read_text().splitlines() if clear.exists() else []
+    kb = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return kb[0] * 1024 / 1e9 if kb else float("nan")
+
+
+def matrix_rate(device, dtype):
+    """Floating-point operations a second that the machine reaches: the better of a matrix product and a convolution."""
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    x = torch.randn(n // 512, 256, 64, 64, device=device, dtype=dtype)
+    kernel = torch.randn(256, 256, 3, 3, device=device, dtype=dtype)
+    work = {lambda: a @ a: 2 * n**3, lambda: torch.conv2d(x, kernel, padding=1): 2 * x.numel() * 256 * 9}
+    best = 0
+    for operation, count in work.items():
+        for _ in range(6):
+            _wait(device)
+            start = time.perf_counter()
+            operation()
+            _wait(device)
+            best = max(best, count / (time.perf_counter() - start))
+    return best
+
+
+def reference_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
+    """A GAN step as the released code makes it: the discriminator's loss goes back through the generator too."""
+    generated = G(G.sample_latents(cfg.batch_size, random))
+    loss_D = losses.discriminator_loss(D(real), D(generated.image))
+    if step % cfg.gradient_penalty_every_steps == 0:
+        loss_D = loss_D + cfg.gradient_penalty * losses.gradient_penalty(D.forward, real)
+    optimizer_D.zero_grad()
+    loss_D.backward()
+    optimizer_D.step()
+
+    generated = G(G.sample_latents(cfg.batch_size, random))
+    loss_G = losses.generator_loss(D(generated.image))
+    if step % cfg.penalty_every_steps == 0:
+        masks = generated.masks[:, 1:]
+        area = losses.area_loss(masks, losses.area_targets(generated, cfg.area_target))
+        loss_G = loss_G + cfg.lambda_con * losses.concentration_loss(masks, generated.centers) + cfg.lambda_area * area
+    optimizer_G.zero_grad()
+    loss_G.backward()
+    optimizer_G.step()
+
+
+def _make_plain(G):
+    for block in G.modules():
+        if isinstance(block, SpadeBlock):
+            block.forward = partial(_plain_spade, block)
+        if isinstance(block, AdainBlock):
+            block.forward = partial(_plain_adain, block)
+
+
+def _plain_spade(block, x, style, trim=0):
+    """SpadeBlock.forward with the whole style map of D channels, cropped afterwards."""
+    weights = style.patches.unflatten(1, (-1, 9))[:, :, 4]  # the middles of the neighbourhoods
+    style = torch.einsum("bkhw,bkd->bdhw", weights, style.w)
+
+    def modulated(spade, x):
+        gamma, beta = spade.gamma_beta(activate(spade.hidden(style))).chunk(2, dim=1)
+        return beta + (1 + gamma) * spade.norm(x)
+
+    y = block.conv1(activate(modulated(block.spade1, x)))
+    y = block.conv2(activate(modulated(block.spade2, y)))
+    if hasattr(block, "conv_shortcut"):
+        x = block.conv_shortcut(modulated(block.spade_shortcut, x))
+    return crop(x + y, trim)
+
+
+def _plain_adain(block, x, style, trim=0):
+    return crop(AdainBlock.forward(block, x, style), trim)
+
+
+def measure(run, n_steps=20, n_sustained=500):
+    """Compare all changes and time many steps of the fastest way, into the run's metrics.jsonl; prints lines."""
+    device = sampling.choose_device(run.cfg.device)
+    run.start(device)
+    for record in compare(run.cfg, device, n_steps, compiled=True):
+        run.log("benchmark", 0, **record)
+        numbers = (f"{name} {value:.3g}" for name, value in record.items() if name != "change")
+        print(f"{record['change']}:", *numbers, sep="  ", flush=True)
+    record = run.log("sustained", 0, **sustained(run.cfg, device, n_sustained))
+    rate, minutes = record["steps_per_s"], record["minutes_30000"]
+    print(f"{rate:.3g} steps/s over {n_sustained} steps, {minutes:.0f} minutes for 30,000")
+
+
+def main(argv=None):
+    from ganseg import cli
+
+    cli.run_stage("benchmark", argv)
+
+
+def _wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
