@@ -77,7 +77,7 @@ def train(run, real_batch, device):
     loop = Loop(run, "train", "gan", {"autoencoder": network, "optimizer": optimizer}, cfg.max_steps)
 
     for step in loop.steps():
-        real = real_batch(step, sampling.rng(cfg.seed, "train", step))
+        real = real_batch(step, loop.random(step))
         loss = F.mse_loss(network(real).image, real)
         optimizer.zero_grad()
         loss.backward()

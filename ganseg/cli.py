@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -127,6 +128,18 @@ def _execute(papermill, source, executed, values):
 
     Raises NotebookFailed for any other error inside.
     """
+    import psutil  # like papermill not at the top
+
+    asked = []
+
+    def pass_on(number, _):  # the notebook's process gets no signal from the terminal
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        for child in psutil.Process().children():
+            child.send_signal(signal.SIGINT)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         papermill.execute_notebook(
             str(source),
@@ -139,6 +152,10 @@ def _execute(papermill, source, executed, values):
             store_widget_state=False,
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings are not for our users
         )
+    except RuntimeError:  # the notebook's process was still starting when it was to stop
+        if asked:
+            raise KeyboardInterrupt from None
+        raise
     except papermill.exceptions.PapermillExecutionError as error:
         if error.ename == "UserError":
             raise UserError(error.evalue) from None
@@ -146,6 +163,9 @@ def _execute(papermill, source, executed, values):
             raise KeyboardInterrupt from None
         what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
         raise NotebookFailed(f"{source.name}: {what} (the executed copy in the run folder has the details)") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _open(values, needs):

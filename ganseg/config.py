@@ -83,6 +83,9 @@ class TrainConfig(BaseModel):
     compile: bool = False  # the GAN's networks by torch.compile, which needs a C++ compiler on the CPU
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     max_minutes: Positive | None = None  # stop after so long; the same command goes on
+    # What ganseg.health finds, or a loss that is not finite (which stops in any case but the last): rollback goes back
+    # to the checkpoint before, with other random numbers, at most three times
+    on_trouble: Literal["warn", "stop", "rollback"] = "warn"
     log_every_steps: Count = 50
     sample_every_steps: Count = 500
     save_every_steps: Count = 500
@@ -153,7 +156,7 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
 
 # Settings that may differ when a run is opened again: how long, where and how often, not what.
 FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_test_pictures", "keep_checkpoints",
-        "keep_every_steps"}
+        "keep_every_steps", "on_trouble"}
 FREE |= {"log_every_steps", "sample_every_steps", "save_every_steps", *EvaluateConfig.model_fields}
 DISTILL = set(DistillConfig.model_fields)
 
@@ -216,7 +219,7 @@ def write(cfg, path, made_with):
     """Save a config with what it was made with (commit, versions, device)."""
     values = {**cfg.model_dump(), "made_with": made_with}
     text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
-    partial = Path(path).with_suffix(".partial")
+    partial = Path(path).with_suffix(f".{os.getpid()}.partial")  # two processes may write at once
     partial.write_text(text)
     partial.replace(path)
 

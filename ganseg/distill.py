@@ -18,6 +18,7 @@ def distill(run, control=False):
     """
     cfg = run.cfg
     device = sampling.choose_device(cfg.device)
+    run.hold()
     run.start(device)
     stage, weights = ("control", "untrained") if control else ("distill", cfg.distill_generator)
     name = "control" if control else "segmenter"

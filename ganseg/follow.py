@@ -1,21 +1,15 @@
 """A run that trains elsewhere, read from its folder: how far it is, what goes wrong, and what to change."""
 
-import math
 import time
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from ganseg import config, pictures
+from ganseg import config, health, pictures
 from ganseg.datasets import decode
 from ganseg.errors import UserError
-from ganseg.metrics import masks
 
-FEW, MUCH = 0.05, 0.95  # shares of the background: it vanishes, it takes the picture
-WON = 0.1  # a discriminator loss, of which 2 log 2 = 1.39 is not telling fakes from photos at all
-SCATTERED = 0.2  # a concentration loss: it starts near 0.7 and falls under 0.05 where training goes well
-N_LAST = 5  # log lines that must agree
 SILENT_LINES, SILENT_S = 5, 120  # silence: so many times the usual time between log lines, and at least so long
 
 
@@ -56,39 +50,11 @@ def warnings(progress, command="the same command"):
     """Sentences on what goes wrong in a Progress, each with what to change, [] where nothing does."""
     cfg, records, found = progress.cfg, progress.records, []
     if progress.silent_s is not None and not progress.finished:
-        usual_s = np.median([b["time_s"] - a["time_s"] for a, b in pairwise(records[-N_LAST:])] or [SILENT_S])
+        usual_s = np.median([b["time_s"] - a["time_s"] for a, b in pairwise(records[-health.N_LAST:])] or [SILENT_S])
         if progress.silent_s > max(SILENT_S, SILENT_LINES * usual_s):
             found.append(f"Nothing was written for {progress.silent_s / 60:.0f} minutes, usual are {usual_s:.0f} s "
                          f"between lines: if training has stopped, {command} goes on from the last checkpoint.")
-    if any(isinstance(v, float) and not math.isfinite(v) for line in records[-1:] for v in line.values()):
-        found.append("A loss is not finite: lower lr_generator and lr_discriminator "
-                     f"(now {cfg.lr_generator:g} and {cfg.lr_discriminator:g}), or take another seed (now {cfg.seed}).")
-    last = {name: [line[name] for line in records[-N_LAST:] if name in line]
-            for name in ("discriminator_loss", "concentration_loss")}
-    if len(last["discriminator_loss"]) == N_LAST and max(last["discriminator_loss"]) < WON:
-        found.append(f"The discriminator is winning (its loss stays under {WON}), the generator learns little: lower "
-                     f"lr_discriminator (now {cfg.lr_discriminator:g}) or lambda_con (now {cfg.lambda_con:g}), or take "
-                     f"another seed (now {cfg.seed}).")
-    if len(last["concentration_loss"]) == N_LAST and min(last["concentration_loss"]) > SCATTERED:
-        found.append(f"The parts are scattered (their concentration loss stays above {SCATTERED}; it starts near 0.7): "
-                     f"if it no longer falls, raise lambda_con (now {cfg.lambda_con:g}).")
-    return found + (_warnings_of_shares(cfg, progress.shares[-1]) if progress.shares else [])
-
-
-def _warnings_of_shares(cfg, shares):
-    background, step = shares["background_share"], shares["step"]
-    if background > MUCH:
-        return [f"The background takes {background:.0%} of the pictures at step {step}: raise lambda_area (now "
-                f"{cfg.lambda_area:g}) or take another seed (now {cfg.seed})."]
-    if background < FEW:
-        return [f"The background has vanished ({background:.1%} of the pictures at step {step}): raise lambda_con (now "
-                f"{cfg.lambda_con:g}), which draws the parts together, or take another seed (now {cfg.seed})."]
-    parts = {k: shares[f"part_{k}_share"] / (1 - background) for k in range(1, cfg.n_parts + 1)}
-    unused = [f"{k} ({share:.1%})" for k, share in parts.items() if share < masks.USED_SHARE]
-    if unused:
-        return [f"Collapsed at step {step}, under {masks.USED_SHARE:.0%} of the foreground: part {', '.join(unused)}. "
-                f"Lower lambda_con (now {cfg.lambda_con:g}), or take another seed (now {cfg.seed})."]
-    return []
+    return found + list(health.troubles(cfg, records, progress.shares).values())
 
 
 def curves(progress, part_labels):

@@ -1,15 +1,21 @@
 """What the two training loops share: resuming, values between log lines, the clock, checkpoints."""
 
+import contextlib
 import datetime
+import os
+import signal
+import threading
 import time
 
 import torch
 
-from ganseg import memory, pictures, runs
+from ganseg import health, memory, pictures, runs
 from ganseg.errors import UserError
+from ganseg.sampling import rng
 
 TIMED_STEPS = 20  # from which the whole time is estimated
 LONG_S = 60  # worth an estimate
+MAX_ROLLBACKS = 3
 
 
 class Loop:
@@ -26,37 +32,58 @@ class Loop:
     def __init__(self, run, stage, name, parts, max_steps, **facts):
         self.run, self.stage, self.name, self.parts, self.max_steps = run, stage, name, parts, max_steps
         self.facts = facts
+        self.attempt = 0  # how often the training was rolled back
+        self.trouble = None  # why it is to be rolled back before the next step
         self.done, self.window = 0, {}  # steps done; name -> {step: value} since the last log line
-        self._resume()
+        self._load()
         self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
         self.start = self.last = time.monotonic()
         self.last_done = self.done
-        self.time_is_up = False
+        self.stopping = False
 
-    def _resume(self):
-        state = self.run.load(self.name) or {"step": 0}
-        self.done = state["step"]
-        self.run.rewind({self.stage, f"{self.stage}_samples"}, self.done)
+    def _load(self):
+        path, state = self.run.intact(self.name)
+        state = state or {"step": 0}
+        self.done, self.attempt = state["step"], state.get("attempt", 0)
+        self.run.rewind({self.stage, f"{self.stage}_samples", f"{self.stage}_health"}, self.done)
+        self.known = {record["trouble"] for record in self.run.records(f"{self.stage}_health")}
         self.window = state.get("window", {})
         for name, part in self.parts.items():
             if name in state:  # released weights come without optimisers
-                runs.load_weights(part, state[name], self.run.newest(self.name))
+                runs.load_weights(part, state[name], path)
 
     def steps(self):
-        """Step numbers still to do, until max_steps or until max_minutes have passed."""
+        """Step numbers still to do, until max_steps or until max_minutes have passed.
+
+        SIGINT and SIGTERM let the step at hand end, save it and raise KeyboardInterrupt; a second one does at once.
+        """
         first, begun = self.done, self.start
-        for step in range(first, self.max_steps):
-            if step == first + 1:  # the first one warms up
-                begun = time.monotonic()
-            if step == first + 1 + TIMED_STEPS:
-                self._say_how_long((time.monotonic() - begun) / TIMED_STEPS)
-            self.done = step + 1
-            minutes = (time.monotonic() - self.start) / 60
-            self.time_is_up = minutes > (self.run.cfg.max_minutes or float("inf"))
-            yield step
-            if self.time_is_up:
-                print(f"max_minutes passed at step {self.done}; the same command goes on from there.", flush=True)
-                return
+        with _asked_to_stop() as asked:
+            try:
+                while self.done < self.max_steps:
+                    if self.done == first + 1:  # the first one warms up
+                        begun = time.monotonic()
+                    if self.done == first + 1 + TIMED_STEPS:
+                        self._say_how_long((time.monotonic() - begun) / TIMED_STEPS)
+                    self.done += 1
+                    minutes = (time.monotonic() - self.start) / 60
+                    self.stopping = minutes > (self.run.cfg.max_minutes or float("inf")) or bool(asked) or _is_orphan()
+                    yield self.done - 1
+                    if self.trouble:
+                        self._roll_back()
+                    elif self.stopping:
+                        break
+            finally:
+                self.run.release()
+        if self.stopping and self.done < self.max_steps:
+            why = "Stopped" if asked else "max_minutes passed"
+            print(f"{why} at step {self.done}; the same command goes on from there.", flush=True)
+        if asked:
+            raise KeyboardInterrupt
+
+    def random(self, step):
+        """The CPU generator of a step: the same whenever it is made, another one after a roll-back."""
+        return rng(self.run.cfg.seed, self.stage, step, *([self.attempt] if self.attempt else []))
 
     def _say_how_long(self, step_s):
         left_s = step_s * (self.max_steps - self.done)
@@ -71,9 +98,10 @@ class Loop:
             self.window.setdefault(name, {})[self.done] = value.detach()
 
     def due(self, kind):
-        """Whether this step is to log, sample or save; the last step does all of them."""
+        """Whether this step is to log, sample or save; the last step does all of them, one in trouble only logs."""
         every = getattr(self.run.cfg, f"{kind}_every_steps")
-        return self.done % every == 0 or self.done == self.max_steps or (kind == "save" and self.time_is_up)
+        is_due = self.done % every == 0 or self.done == self.max_steps or (kind == "save" and self.stopping)
+        return is_due and (kind == "log" or not self.trouble)
 
     def log(self):
         """Write the means since the last log line to metrics.jsonl; returns the record."""
@@ -85,12 +113,46 @@ class Loop:
         left_s = (self.max_steps - self.done) / rate
         spent_s = self.spent_s + now - self.start
         times = {"time_s": round(spent_s, 3), "steps_per_s": round(rate, 4), "left_s": round(left_s, 1)}
-        return self.run.log(self.stage, self.done, **means, **times)
+        record = self.run.log(self.stage, self.done, **means, **times)
+        self._look_after()
+        return record
+
+    def _look_after(self):
+        """Say, log and act on what has begun to go wrong."""
+        records, shares = self.run.records(self.stage), self.run.records(f"{self.stage}_samples")
+        for kind, sentence in health.troubles(self.run.cfg, records, shares).items():
+            if kind not in self.known and not self.trouble:
+                self.known.add(kind)
+                self.run.log(f"{self.stage}_health", self.done, trouble=kind, sentence=sentence)
+                print(f"Warning: {sentence}", flush=True)
+                if self.run.cfg.on_trouble == "stop":
+                    self.save()
+                    raise UserError(f"{self.run.label}: stopped at step {self.done}, as on_trouble asks. {sentence}")
+                if self.run.cfg.on_trouble == "rollback":
+                    self.trouble = sentence
+
+    def _roll_back(self):
+        """Go back to the newest checkpoint before the trouble, with other random numbers from there on."""
+        trouble, self.trouble = self.trouble, None
+        before = [path for path in self.run.checkpoints(self.name) if runs.step_of(path) < self.done]
+        tried = self.attempt
+        if not before or tried == MAX_ROLLBACKS:
+            what = f"rolled back {tried} times" if before else "no checkpoint to go back to"
+            raise UserError(f"{self.run.label}: stopped at step {self.done}, {what}. {trouble}")
+        for path in self.run.checkpoints(self.name):
+            if runs.step_of(path) >= self.done:
+                path.unlink()
+        self._load()
+        self.attempt = tried + 1
+        self.run.log(f"{self.stage}_health", self.done, trouble=f"rolled back ({self.attempt})", sentence=trouble)
+        self.save()  # again, so that what resumes here takes the other random numbers too
+        print(f"Back to step {self.done}, attempt {self.attempt} of {MAX_ROLLBACKS}.", flush=True)
 
     def save(self):
         """Write a checkpoint of the parts and of the values not yet logged."""
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        self.run.save(self.name, self.done, {**state, "window": self.window, **self.facts})
+        facts = {"window": self.window, "attempt": self.attempt, **self.facts}
+        self.run.save(self.name, self.done, {**state, **facts})
 
     def save_samples(self, generated):
         """Write samples/<step>.png of a Generated and log how its parts are used."""
@@ -101,20 +163,50 @@ class Loop:
         self.run.log(f"{self.stage}_samples", self.done, background_share=background, **of_parts)
 
     def check_finite(self):
-        """Raise UserError naming the first step whose loss is not finite, and the last good checkpoint."""
-        by_step = [(step, name) for name, values in self.window.items() for step in values]
-        for step, name in sorted(by_step, key=lambda pair: pair[0]):
-            if not self.window[name][step].isfinite():
-                raise self._not_finite(f"the {name} at step {step}")
-        networks = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
-        if not all(p.isfinite().all() for network in networks for p in network.parameters()):
-            raise self._not_finite(f"a weight after step {self.done}")
+        """Raise UserError naming the first step whose loss is not finite, and the last good checkpoint.
 
-    def _not_finite(self, what):
-        return UserError(
-            f"{self.run.label}: {what} is not finite, training stopped; the last good checkpoint is "
-            f"{self.run.newest(self.name) or 'none'}. Try a lower learning rate or another seed."
-        )
+        Where the config says rollback, and for a GAN, that is done before the next step instead.
+        """
+        by_step = [(step, name) for name, values in self.window.items() for step in values]
+        by_step = sorted(by_step, key=lambda pair: pair[0])
+        what = next((f"the {n} at step {step}" for step, n in by_step if not self.window[n][step].isfinite()), None)
+        networks = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
+        if what is None and not all(p.isfinite().all() for network in networks for p in network.parameters()):
+            what = f"a weight after step {self.done}"
+        if what and self.run.cfg.on_trouble == "rollback" and self.stage == "train":
+            self.trouble = f"{what} is not finite: lower the learning rate."
+        elif what:
+            raise UserError(
+                f"{self.run.label}: {what} is not finite, training stopped; the last good checkpoint is "
+                f"{self.run.newest(self.name) or 'none'}. Try a lower learning rate or another seed."
+            )
+
+
+@contextlib.contextmanager
+def _asked_to_stop():
+    """A list that SIGINT or SIGTERM adds to; the second of them interrupts at once."""
+    asked = []
+    if threading.current_thread() is not threading.main_thread():  # signals go to that one
+        yield asked
+        return
+
+    def ask(number, _):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("Stopping after this step; once more stops at once.", flush=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_orphan():
+    """Whether this is a notebook's process whose starter, papermill or Jupyter, has ended: it then ends in a second."""
+    return os.environ.get("JPY_PARENT_PID", "0") not in ("0", str(os.getppid()))
 
 
 def _mean(values):

@@ -1,12 +1,17 @@
 """A run's folder: outputs/<dataset>/<run>/ with its config, metrics, checkpoints and samples."""
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import platform
 import re
 import shutil
+import socket
 import subprocess
 import textwrap
+import zipfile
 from pathlib import Path
 
 import torch
@@ -15,6 +20,9 @@ from ganseg import config
 from ganseg.errors import UserError
 
 SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.yaml, gan.pt, segmenter.pt
+NOT_WRITABLE = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
+                errno.EACCES: "it may not be written", errno.EPERM: "it may not be written"}
+_held = {}  # folder -> the open lock file of a run that this process writes
 STAGES = {"gan": "train", "segmenter": "distill"}  # checkpoint name -> notebook that makes it
 
 
@@ -96,17 +104,52 @@ class Run:
     def label(self):
         return f"{self.folder.parent.name}/{self.folder.name}"
 
+    def hold(self):
+        """Keep other processes from training in this run until release() or the end of this process.
+
+        Raises UserError, naming the process, where another one holds it. A process that was killed holds nothing;
+        on a network disk that knows no flock, two processes are not told apart.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / ".lock", "a+")
+        self.release()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise UserError(
+                f"run: {self.label} is being written by {holder}; wait for it, or give another name with --run."
+            ) from None
+        except OSError:  # no flock there
+            pass
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        _held[self.folder.resolve()] = lock
+
+    def release(self):
+        """Let other processes train in this run."""
+        if lock := _held.pop(self.folder.resolve(), None):
+            lock.close()
+
     def start(self, device):
         """Make the folder and save the config with what it runs on."""
-        for name in ("checkpoints", "samples", "figures"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        config.write(self.cfg, self.folder / "config.yaml", _made_with(device))
+        with writing(self.folder):
+            for name in ("checkpoints", "samples", "figures"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            config.write(self.cfg, self.folder / "config.yaml", _made_with(device))
 
     def log(self, stage, step, **values):
         """Append one line to metrics.jsonl and return it as a dict."""
         record = {"stage": stage, "step": step, **values}
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+        path = self.folder / "metrics.jsonl"
+        with writing(path), open(path, "ab+") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                file.write(b"\n")  # after a line that a crash cut short
+            file.write((json.dumps(record) + "\n").encode())
         return record
 
     def records(self, stage):
@@ -123,14 +166,18 @@ class Run:
         records = filter(None, map(_parse, path.read_text().splitlines()))
         kept = [r for r in records if r["stage"] not in stages or r["step"] <= step]
         partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
-        partial.replace(path)
+        with writing(path):
+            partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
+            partial.replace(path)
 
     def save(self, name, step, state):
         """Write checkpoints/<name>-<step>.pt whole or not at all, and delete the old ones that are not to be kept."""
         path = self.folder / "checkpoints" / f"{name}-{step:08d}.pt"
         partial = path.with_suffix(".partial")
-        torch.save({"step": step, "config": self.cfg.model_dump(), **state}, partial)
+        with writing(path, partial), open(partial, "wb") as file:
+            torch.save({"step": step, "config": self.cfg.model_dump(), **state}, file)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave a name without its content
         partial.replace(path)
         for old in self.checkpoints(name)[: -self.cfg.keep_checkpoints]:
             if not self.cfg.keep_every_steps or step_of(old) % self.cfg.keep_every_steps:
@@ -145,13 +192,50 @@ class Run:
         return next(reversed(self.checkpoints(name)), None)
 
     def load(self, name):
-        """The newest checkpoint of a stage, or None."""
-        path = self.newest(name)
-        return load_checkpoint(path) if path else None
+        """The newest checkpoint of a stage that is not damaged, or None where there is none; see intact."""
+        return self.intact(name)[1]
+
+    def intact(self, name):
+        """(path, content) of the newest checkpoint of a stage that is not damaged; a warning names damaged ones.
+
+        (None, None) where there is none; raises UserError where all are damaged.
+        """
+        paths = self.checkpoints(name)
+        while paths:
+            path = paths.pop()
+            try:
+                return path, load_checkpoint(path)
+            except UserError as error:
+                if not paths:
+                    raise
+                print(f"Warning: {error} {paths[-1].name} is used instead.", flush=True)
+        return None, None
 
     def command(self, notebook):
         """The command that runs a notebook on this run."""
         return f"ganseg {notebook} -p dataset {self.folder.parent.name} --run {self.folder.name}"
+
+
+@contextlib.contextmanager
+def writing(path, partial=None):
+    """Say in one sentence that a path cannot be written; partial is a file that is removed then."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # PyTorch wraps what writing a checkpoint raises
+        causes = [error, error.__cause__, error.__context__]
+        reason = next((NOT_WRITABLE[e.errno] for e in causes if getattr(e, "errno", None) in NOT_WRITABLE), None)
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+        if reason is None and "PytorchStreamWriter" in str(error):
+            reason = "no room is left"
+        if reason is None:
+            raise
+        raise UserError(
+            f"{path}: cannot be written, {reason}; make room, or set GANSEG_OUTPUTS to another folder. What was saved "
+            "before is kept, and the same command goes on from there."
+        ) from None
 
 
 def step_of(path):
@@ -162,6 +246,10 @@ def step_of(path):
 def load_checkpoint(path):
     """A checkpoint's dict of tensors and plain values; never runs code that a file may hold."""
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                if file.testzip() is not None:  # PyTorch does not look at the checksums
+                    raise ValueError("checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint.") from None

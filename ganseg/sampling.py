@@ -82,10 +82,10 @@ def load_generator(run, weights="raw", device="cpu"):
     cfg = run.cfg
     if weights == "untrained":
         return recalibrate(new_generator(cfg).to(device), cfg)
-    path = run.newest("gan")
+    path, state = run.intact("gan")
     if path is None:
         raise runs.missing(run.folder, "gan")
-    return generator_of(cfg, runs.load_checkpoint(path), weights, path).to(device)
+    return generator_of(cfg, state, weights, path).to(device)
 
 
 def generator_of(cfg, state, weights, path):

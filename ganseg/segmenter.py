@@ -31,11 +31,11 @@ def load(run, name="segmenter", device="cpu"):
 
     Raises UserError where the run has none, or one of another shape.
     """
-    path = run.newest(name)
+    path, state = run.intact(name)
     if path is None:
         raise runs.missing(run.folder, "segmenter")
     network = build(run.cfg.model_copy(update={"backbone_weights": "none"}))  # the checkpoint holds the backbone
-    return runs.load_weights(network, run.load(name).get("segmenter"), path).to(device).eval()
+    return runs.load_weights(network, state.get("segmenter"), path).to(device).eval()
 
 
 class DeepLab(nn.Module):

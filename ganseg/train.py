@@ -7,7 +7,6 @@ from ganseg.batches import Batches
 from ganseg.discriminator import Discriminator
 from ganseg.errors import UserError
 from ganseg.loop import Loop
-from ganseg.sampling import rng
 
 N_SAMPLES = 30  # pictures in each file of samples/
 
@@ -25,6 +24,7 @@ def train(run):
     real_batch = Batches(photos.images, cfg, device)
     if cfg.architecture == "gan":
         memory.check(cfg, device)
+    run.hold()
     run.start(device)
     _list_skipped(run, photos)
     if cfg.architecture != "gan":
@@ -43,7 +43,7 @@ def train(run):
     D.train()
 
     for step in loop.steps():
-        random = rng(cfg.seed, "train", step)
+        random = loop.random(step)
         real = real_batch(step, random)
         try:
             loop.add(**gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step))

@@ -101,8 +101,8 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(tiny_run, monkeypatch
     run.start("cpu")
     run.save("gan", 1, {})
 
-    def crash(state, path):
-        Path(path).write_bytes(b"half")
+    def crash(state, file):
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", crash)

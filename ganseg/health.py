@@ -1,0 +1,56 @@
+"""What goes wrong in a training, as its log tells: one set of rules for the training itself and for who looks on."""
+
+import math
+
+from ganseg.metrics.masks import USED_SHARE
+
+FEW, MUCH = 0.05, 0.95  # shares of the background: it vanishes, it takes the picture
+WON = 0.1  # a discriminator loss, of which 2 log 2 = 1.39 is not telling fakes from photos at all
+SCATTERED = 0.2  # a concentration loss: it starts near 0.7 and falls under 0.05 where training goes well
+N_LAST = 5  # log lines that must agree
+
+
+def troubles(cfg, records, shares):
+    """Kind of trouble -> a sentence with what to change; {} where nothing goes wrong.
+
+    records  log lines of a stage, oldest first
+    shares   log lines of its samples: background_share, part_1_share, ...
+    """
+    found = {}
+    if any(isinstance(v, float) and not math.isfinite(v) for line in records[-1:] for v in line.values()):
+        found["not finite"] = (
+            "A loss is not finite: lower lr_generator and lr_discriminator "
+            f"(now {cfg.lr_generator:g} and {cfg.lr_discriminator:g}), or take another seed (now {cfg.seed})."
+        )
+    last = {name: [line[name] for line in records[-N_LAST:] if name in line]
+            for name in ("discriminator_loss", "concentration_loss")}
+    if len(last["discriminator_loss"]) == N_LAST and max(last["discriminator_loss"]) < WON:
+        found["discriminator winning"] = (
+            f"The discriminator is winning (its loss stays under {WON}), the generator learns little: lower "
+            f"lr_discriminator (now {cfg.lr_discriminator:g}) or lambda_con (now {cfg.lambda_con:g}), or take "
+            f"another seed (now {cfg.seed})."
+        )
+    if len(last["concentration_loss"]) == N_LAST and min(last["concentration_loss"]) > SCATTERED:
+        found["scattered"] = (
+            f"The parts are scattered (their concentration loss stays above {SCATTERED}; it starts near 0.7): "
+            f"if it no longer falls, raise lambda_con (now {cfg.lambda_con:g})."
+        )
+    return found | (_of_shares(cfg, shares[-1]) if shares else {})
+
+
+def _of_shares(cfg, shares):
+    background, step = shares["background_share"], shares["step"]
+    if background > MUCH:
+        return {"only background": f"The background takes {background:.0%} of the pictures at step {step}: raise "
+                f"lambda_area (now {cfg.lambda_area:g}) or take another seed (now {cfg.seed})."}
+    if background < FEW:
+        return {"no background": f"The background has vanished ({background:.1%} of the pictures at step {step}): "
+                f"raise lambda_con (now {cfg.lambda_con:g}), which draws the parts together, or take another seed "
+                f"(now {cfg.seed})."}
+    parts = {k: shares[f"part_{k}_share"] / (1 - background) for k in range(1, cfg.n_parts + 1)}
+    unused = [f"{k} ({share:.1%})" for k, share in parts.items() if share < USED_SHARE]
+    if unused:
+        which = f"under {USED_SHARE:.0%} of the foreground: part {', '.join(unused)}"
+        advice = f"Lower lambda_con (now {cfg.lambda_con:g}), or take another seed (now {cfg.seed})."
+        return {"collapsed": f"Collapsed at step {step}, {which}. {advice}"}
+    return {}
