@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import os
 import signal
 import threading
 import time
@@ -38,13 +37,13 @@ class Loop:
         self._load()
         self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
         self.start = self.last = time.monotonic()
-        self.last_done = self.done
         self.stopping = False
 
     def _load(self):
         path, state = self.run.intact(self.name)
         state = state or {"step": 0}
-        self.done, self.attempt = state["step"], state.get("attempt", 0)
+        self.done = self.last_done = state["step"]
+        self.attempt = state.get("attempt", 0)
         self.run.rewind({self.stage, f"{self.stage}_samples", f"{self.stage}_health"}, self.done)
         self.known = {record["trouble"] for record in self.run.records(f"{self.stage}_health")}
         self.window = state.get("window", {})
@@ -67,7 +66,7 @@ class Loop:
                         self._say_how_long((time.monotonic() - begun) / TIMED_STEPS)
                     self.done += 1
                     minutes = (time.monotonic() - self.start) / 60
-                    self.stopping = minutes > (self.run.cfg.max_minutes or float("inf")) or bool(asked) or _is_orphan()
+                    self.stopping = minutes > (self.run.cfg.max_minutes or float("inf")) or bool(asked)
                     yield self.done - 1
                     if self.trouble:
                         self._roll_back()
@@ -202,11 +201,6 @@ def _asked_to_stop():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _is_orphan():
-    """Whether this is a notebook's process whose starter, papermill or Jupyter, has ended: it then ends in a second."""
-    return os.environ.get("JPY_PARENT_PID", "0") not in ("0", str(os.getppid()))
 
 
 def _mean(values):
