@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ganseg import config, runs
+from ganseg import config, parallel, runs
 from ganseg.errors import UserError
 
 # The checkpoint that a notebook needs of its run
@@ -179,6 +179,8 @@ def _stage(argv):
     from ganseg.loop import progress
 
     stage, *rest = argv
+    if parallel.size() > 1 and stage != "train":
+        raise UserError(f"{stage} is done by one process: start it without torchrun.")
     args = _parser(argparse.SUPPRESS).parse_args([stage, *rest])
     values = DEFAULTS | _parameters(args, {*DEFAULTS, *config.Config.model_fields})
     run = _open(values, NEEDS.get(stage))

@@ -82,6 +82,7 @@ class TrainConfig(BaseModel):
     channels_last: bool = False  # on CUDA only
     compile: bool = False  # the GAN's networks by torch.compile, which needs a C++ compiler on the CPU
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    devices: Count = 1  # GPUs, or on the CPU processes, that train together on slices of each batch
     max_minutes: Positive | None = None  # stop after so long; the same command goes on
     # What ganseg.health finds, or a loss that is not finite (which stops in any case but the last): rollback goes back
     # to the checkpoint before, with other random numbers, at most three times
@@ -156,7 +157,7 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
 
 # Settings that may differ when a run is opened again: how long, where and how often, not what.
 FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_test_pictures", "keep_checkpoints",
-        "keep_every_steps", "on_trouble"}
+        "keep_every_steps", "on_trouble", "devices"}
 FREE |= {"log_every_steps", "sample_every_steps", "save_every_steps", *EvaluateConfig.model_fields}
 DISTILL = set(DistillConfig.model_fields)
 

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from ganseg import health, memory, pictures, runs
+from ganseg import health, memory, parallel, pictures, runs
 from ganseg.errors import UserError
 from ganseg.sampling import rng
 
@@ -32,6 +32,8 @@ class Loop:
         self.run, self.stage, self.name, self.parts, self.max_steps = run, stage, name, parts, max_steps
         self.facts = facts
         self.attempt = 0  # how often the training was rolled back
+        networks = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+        self.device = next(networks[0].parameters()).device
         self.trouble = None  # why it is to be rolled back before the next step
         self.done, self.window = 0, {}  # steps done; name -> {step: value} since the last log line
         self._load()
@@ -45,7 +47,7 @@ class Loop:
         self.done = self.last_done = state["step"]
         self.attempt = state.get("attempt", 0)
         self.run.rewind({self.stage, f"{self.stage}_samples", f"{self.stage}_health"}, self.done)
-        self.known = {record["trouble"] for record in self.run.records(f"{self.stage}_health")}
+        self.known = {record["trouble"] for record in parallel.of_the_first(self.run.records(f"{self.stage}_health"))}
         self.window = state.get("window", {})
         for name, part in self.parts.items():
             if name in state:  # released weights come without optimisers
@@ -66,7 +68,8 @@ class Loop:
                         self._say_how_long((time.monotonic() - begun) / TIMED_STEPS)
                     self.done += 1
                     minutes = (time.monotonic() - self.start) / 60
-                    self.stopping = minutes > (self.run.cfg.max_minutes or float("inf")) or bool(asked)
+                    time_is_up = minutes > (self.run.cfg.max_minutes or float("inf"))
+                    self.stopping = parallel.any_of(time_is_up or bool(asked), self.device)
                     yield self.done - 1
                     if self.trouble:
                         self._roll_back()
@@ -104,7 +107,7 @@ class Loop:
 
     def log(self):
         """Write the means since the last log line to metrics.jsonl; returns the record."""
-        means = {name: _mean(values.values()) for name, values in self.window.items()}
+        means = {name: parallel.mean(_mean(values.values())).item() for name, values in self.window.items()}
         self.window = {}
         now = time.monotonic()
         rate = (self.done - self.last_done) / max(now - self.last, 1e-9)
@@ -119,7 +122,8 @@ class Loop:
     def _look_after(self):
         """Say, log and act on what has begun to go wrong."""
         records, shares = self.run.records(self.stage), self.run.records(f"{self.stage}_samples")
-        for kind, sentence in health.troubles(self.run.cfg, records, shares).items():
+        found = parallel.of_the_first(health.troubles(self.run.cfg, records, shares))
+        for kind, sentence in found.items():
             if kind not in self.known and not self.trouble:
                 self.known.add(kind)
                 self.run.log(f"{self.stage}_health", self.done, trouble=kind, sentence=sentence)
@@ -139,8 +143,9 @@ class Loop:
             what = f"rolled back {tried} times" if before else "no checkpoint to go back to"
             raise UserError(f"{self.run.label}: stopped at step {self.done}, {what}. {trouble}")
         for path in self.run.checkpoints(self.name):
-            if runs.step_of(path) >= self.done:
+            if runs.step_of(path) >= self.done and not parallel.rank():
                 path.unlink()
+        parallel.wait_for_all()
         self._load()
         self.attempt = tried + 1
         self.run.log(f"{self.stage}_health", self.done, trouble=f"rolled back ({self.attempt})", sentence=trouble)
@@ -156,7 +161,8 @@ class Loop:
     def save_samples(self, generated):
         """Write samples/<step>.png of a Generated and log how its parts are used."""
         sheet = pictures.samples_sheet(generated, n_columns=5)
-        pictures.save(sheet, self.run.folder / "samples" / f"{self.done:08d}.png")
+        if not parallel.rank():
+            pictures.save(sheet, self.run.folder / "samples" / f"{self.done:08d}.png")
         background, *shares = generated.masks.mean(dim=(0, 2, 3)).tolist()
         of_parts = {f"part_{k}_share": share for k, share in enumerate(shares, start=1)}
         self.run.log(f"{self.stage}_samples", self.done, background_share=background, **of_parts)
@@ -172,6 +178,7 @@ class Loop:
         networks = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
         if what is None and not all(p.isfinite().all() for network in networks for p in network.parameters()):
             what = f"a weight after step {self.done}"
+        what = parallel.of_the_first(what)  # averaged gradients bring what is not finite to all
         if what and self.run.cfg.on_trouble == "rollback" and self.stage == "train":
             self.trouble = f"{what} is not finite: lower the learning rate."
         elif what:
@@ -206,7 +213,7 @@ def _asked_to_stop():
 def _mean(values):
     """Mean of scalars, of which a checkpoint's are on the CPU and the newer ones on the device."""
     values = list(values)
-    return torch.stack([value.to(values[-1].device) for value in values]).mean().item()
+    return torch.stack([value.to(values[-1].device) for value in values]).mean()
 
 
 def progress(record, max_steps):

@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from ganseg import parallel
 from ganseg.discriminator import Discriminator
 from ganseg.errors import UserError
 from ganseg.generator import Generator
@@ -15,9 +16,9 @@ def check(cfg, device):
     """UserError, naming what to change, where the training of a config cannot fit into a device's memory."""
     room = _room(device)
     fixed, per_picture = estimate(cfg)
-    if room is None or fixed + cfg.batch_size * per_picture <= room:
+    if room is None or fixed + cfg.batch_size / parallel.size() * per_picture <= room:
         return
-    fitting = int((room - fixed) / per_picture)
+    fitting = int((room - fixed) / per_picture) * parallel.size()
     raise UserError(too_little(cfg, device, f", and there are {room / 1e9:.1f} GB", fitting))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ganseg import config
+from ganseg import config, parallel
 from ganseg.errors import UserError
 
 SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.yaml, gan.pt, segmenter.pt
@@ -110,6 +110,8 @@ class Run:
         Raises UserError, naming the process, where another one holds it. A process that was killed holds nothing;
         on a network disk that knows no flock, two processes are not told apart.
         """
+        if parallel.rank():
+            return
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / ".lock", "a+")
@@ -136,7 +138,12 @@ class Run:
             lock.close()
 
     def start(self, device):
-        """Make the folder and save the config with what it runs on."""
+        """Make the folder and save the config with what it runs on.
+
+        Of several processes of one training the first alone writes, here and below.
+        """
+        if parallel.rank():
+            return
         with writing(self.folder):
             for name in ("checkpoints", "samples", "figures"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -146,6 +153,8 @@ class Run:
         """Append one line to metrics.jsonl and return it as a dict."""
         record = {"stage": stage, "step": step, **values}
         path = self.folder / "metrics.jsonl"
+        if parallel.rank():
+            return record
         with writing(path), open(path, "ab+") as file:
             if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
                 file.write(b"\n")  # after a line that a crash cut short
@@ -161,7 +170,7 @@ class Run:
     def rewind(self, stages, step):
         """Forget what stages logged after a step: training repeats it from its checkpoint."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
+        if parallel.rank() or not path.exists():
             return
         records = filter(None, map(_parse, path.read_text().splitlines()))
         kept = [r for r in records if r["stage"] not in stages or r["step"] <= step]
@@ -173,6 +182,8 @@ class Run:
     def save(self, name, step, state):
         """Write checkpoints/<name>-<step>.pt whole or not at all, and delete the old ones that are not to be kept."""
         path = self.folder / "checkpoints" / f"{name}-{step:08d}.pt"
+        if parallel.rank():
+            return path
         partial = path.with_suffix(".partial")
         with writing(path, partial), open(partial, "wb") as file:
             torch.save({"step": step, "config": self.cfg.model_dump(), **state}, file)

@@ -2,7 +2,7 @@
 
 import torch
 
-from ganseg import autoencoder, datasets, losses, memory, runs, sampling
+from ganseg import autoencoder, datasets, losses, memory, parallel, runs, sampling
 from ganseg.batches import Batches
 from ganseg.discriminator import Discriminator
 from ganseg.errors import UserError
@@ -20,12 +20,18 @@ def train(run):
     """
     cfg = run.cfg
     device = sampling.choose_device(cfg.device)
+    if cfg.devices > 1 and parallel.size() == 1:
+        run.start(device)
+        yield from parallel.launch(run)
+        return
+    device = parallel.start(cfg, device)
     photos = _load_pictures(run)
     real_batch = Batches(photos.images, cfg, device)
     if cfg.architecture == "gan":
         memory.check(cfg, device)
     run.hold()
     run.start(device)
+    parallel.wait_for_all()
     _list_skipped(run, photos)
     if cfg.architecture != "gan":
         yield from autoencoder.train(run, real_batch, device)
@@ -36,6 +42,7 @@ def train(run):
     if cfg.compile:
         compile_networks(G, D)
     optimizer_G, optimizer_D = optimizers(G, D, cfg)
+    parallel.synchronise(G)
     parts = {"generator": G, "discriminator": D, "ema": G_ema}
     parts |= {"optimizer_generator": optimizer_G, "optimizer_discriminator": optimizer_D}
     loop = Loop(run, "train", "gan", parts, cfg.max_steps)
@@ -44,7 +51,7 @@ def train(run):
 
     for step in loop.steps():
         random = loop.random(step)
-        real = real_batch(step, random)
+        real = parallel.mine(real_batch(step, random))
         try:
             loop.add(**gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step))
         except torch.OutOfMemoryError:
@@ -84,12 +91,12 @@ def optimizers(G, D, cfg):
 def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
     """One update of the discriminator, then one of the generator.
 
-    real    (B, 3, S, S) in [-1, 1] on the training device
+    real    (B, 3, S, S) in [-1, 1] on the training device, of several processes this one's slice
     random  the step's CPU generator, from which latents are drawn
     Returns the losses and penalties of this step by name, as scalar tensors.
     """
     device, values = real.device, {}
-    latents = G.sample_latents(cfg.batch_size, random)
+    latents = parallel.mine(G.sample_latents(cfg.batch_size, random))
 
     # Generate, with the generator's graph only where it will be used
     with sampling.autocast(cfg, device), torch.set_grad_enabled(cfg.share_fakes):
@@ -105,13 +112,14 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
         loss_D = loss_D + cfg.gradient_penalty * values["gradient_penalty"]
     optimizer_D.zero_grad()
     loss_D.backward()
+    parallel.average_gradients(D)
     optimizer_D.step()
 
     # Generator step
     D.requires_grad_(False)
     with sampling.autocast(cfg, device):
         if not cfg.share_fakes:
-            generated = G(G.sample_latents(cfg.batch_size, random))
+            generated = G(parallel.mine(G.sample_latents(cfg.batch_size, random)))
         loss_G = values["generator_loss"] = losses.generator_loss(D(generated.image))
     if step % cfg.penalty_every_steps == 0:
         masks = generated.masks[:, 1:]
@@ -120,6 +128,7 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
         loss_G = loss_G + cfg.lambda_con * values["concentration_loss"] + cfg.lambda_area * values["area_loss"]
     optimizer_G.zero_grad()
     loss_G.backward()
+    parallel.average_gradients(G)
     optimizer_G.step()
     D.requires_grad_(True)
     return values
