@@ -37,7 +37,7 @@ lab: .venv/.installed
 # Keeps each pin that still fits. To move one on: .venv/bin/uv pip compile as here, with --upgrade-package NAME.
 lock: .venv/.installed
 	.venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
-	  --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	  --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	  --quiet --output-file requirements.lock
 
 # Installed again when the pins or the package's metadata change.

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import reprlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ganseg.errors import UserError
 
+_short = reprlib.Repr()  # a YAML file may unfold to billions of entries
+_short.maxlevel, _short.maxstring, _short.maxother = 2, 100, 100
 ROOT = Path(os.environ.get("GANSEG_ROOT", Path(__file__).resolve().parents[1]))
 
 NOT_DATASETS = ("ablations", "published")  # other files of params/
@@ -244,7 +247,7 @@ def _read_yaml(path):
 
 
 def _wrong(field, value, allowed):
-    return ValueError(f"{field}: {value!r} is not allowed; it should be {allowed}.")
+    return ValueError(f"{field}: {_short.repr(value)} is not allowed; it should be {allowed}.")
 
 
 def _sentence(error):
@@ -260,7 +263,7 @@ def _sentence(error):
     if isinstance(value, str) and _is_number(value):
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if "e" in value.lower() else " (write it without quotes)"
     message = error["msg"].removeprefix("Input ")
-    return f"{field}: {value!r} is not allowed; it {message}{hint}."
+    return f"{field}: {_short.repr(value)} is not allowed; it {message}{hint}."
 
 
 def _is_number(text):

@@ -47,7 +47,7 @@ def _of_shares(cfg, shares):
         return {"no background": f"The background has vanished ({background:.1%} of the pictures at step {step}): "
                 f"raise lambda_con (now {cfg.lambda_con:g}), which draws the parts together, or take another seed "
                 f"(now {cfg.seed})."}
-    parts = {k: shares[f"part_{k}_share"] / (1 - background) for k in range(1, cfg.n_parts + 1)}
+    parts = {k: shares.get(f"part_{k}_share", 1.0) / (1 - background) for k in range(1, cfg.n_parts + 1)}
     unused = [f"{k} ({share:.1%})" for k, share in parts.items() if share < USED_SHARE]
     if unused:
         which = f"under {USED_SHARE:.0%} of the foreground: part {', '.join(unused)}"

@@ -75,7 +75,8 @@ def _evaluation(run):
 def _rows(record):
     """(name, value, control's value or "", protocol) of each metric in a record, as text."""
     protocols = metrics.protocols()
-    values = {name: f"{value:.4g}" for name, value in record.items() if name not in NO_METRICS}
+    values = {name: f"{value:.4g}" for name, value in record.items()
+              if name not in NO_METRICS and isinstance(value, int | float)}
     return [(name, value, values.get(CONTROL + name, ""), protocols.get(name, ""))
             for name, value in values.items() if not name.startswith(CONTROL)]
 

@@ -22,6 +22,12 @@ from ganseg.errors import UserError
 SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.yaml, gan.pt, segmenter.pt
 NOT_WRITABLE = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
                 errno.EACCES: "it may not be written", errno.EPERM: "it may not be written"}
+NUMBER = int | float
+TIMES = {"time_s": NUMBER, "steps_per_s": NUMBER, "left_s": NUMBER}
+ALWAYS = {  # what each line of a stage holds
+    "train": TIMES, "distill": TIMES, "control": TIMES, "train_samples": {"background_share": NUMBER},
+    "train_health": {"trouble": str},
+}
 _held = {}  # folder -> the open lock file of a run that this process writes
 STAGES = {"gan": "train", "segmenter": "distill"}  # checkpoint name -> notebook that makes it
 
@@ -163,17 +169,19 @@ class Run:
 
     def records(self, stage):
         """What was logged in a stage, oldest first; a line that a crash cut short is passed over."""
+        return [record for record in self._lines() if record["stage"] == stage]
+
+    def _lines(self):
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [record for record in map(_parse, lines) if record and record.get("stage") == stage]
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        return [record for record in map(_parse, lines) if _is_record(record)]
 
     def rewind(self, stages, step):
         """Forget what stages logged after a step: training repeats it from its checkpoint."""
         path = self.folder / "metrics.jsonl"
         if parallel.rank() or not path.exists():
             return
-        records = filter(None, map(_parse, path.read_text().splitlines()))
-        kept = [r for r in records if r["stage"] not in stages or r["step"] <= step]
+        kept = [r for r in self._lines() if r["stage"] not in stages or r["step"] <= step]
         partial = path.with_suffix(".partial")
         with writing(path):
             partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
@@ -338,9 +346,23 @@ def ship(run):
 
 def _parse(line):
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        return json.loads(line, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+    except (ValueError, RecursionError):
         return None
+
+
+def _is_record(record):
+    """Whether a parsed line has a stage, a step and what its stage always logs: anything may happen to a text file."""
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("stage"), str):
+        return False
+    always = ALWAYS.get(record["stage"], {})
+    of_name = dict(always)
+    for name in record:
+        if name.endswith(("_share", "_loss", "_penalty")):
+            of_name[name] = NUMBER
+        if name in ("left_out", "notes", "protocols"):
+            of_name[name] = dict
+    return all(isinstance(record.get(name), kind) for name, kind in of_name.items())
 
 
 def _made_with(device):

@@ -1,5 +1,7 @@
 """What all tests share: one thread, a tiny config, tiny runs in a folder of their own."""
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -12,6 +14,13 @@ TINY = {
     "max_train_pictures": 16, "device": "cpu", "share_fakes": False, "log_every_steps": 1000,
     "sample_every_steps": 1000, "save_every_steps": 1000, "max_steps": 2,
 }  # fmt: skip
+
+fuzzed = Counter()  # kind of input -> cases tried, by test_fuzz
+
+
+def pytest_terminal_summary(terminalreporter):
+    if fuzzed:
+        terminalreporter.write_line("fuzzed: " + ", ".join(f"{n:,} {kind}" for kind, n in fuzzed.items()))
 
 
 @pytest.fixture(autouse=True)

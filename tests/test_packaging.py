@@ -1,11 +1,19 @@
 """What pyproject.toml, requirements.lock, environment.yml, Makefile and CITATION.cff promise one another."""
 
+import json
+import os
 import re
+import subprocess
+import sys
+import time
 import tomllib
+import urllib.error
+import urllib.request
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -15,11 +23,13 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK_TEXT = (ROOT / "requirements.lock").read_text()
+HASH = re.compile(r" *\\\n +--hash=sha256:[0-9a-f]{64}")
+LOCK_LINES = HASH.sub("", LOCK_TEXT).splitlines()  # one for each pin
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 
-PINS = [Requirement(line) for line in LOCK_TEXT.splitlines() if line and not line.startswith("#")]
+PINS = [Requirement(line) for line in LOCK_LINES if line and not line.startswith("#")]
 EXTRAS = PROJECT["optional-dependencies"]
 DEPENDENCIES = [Requirement(r) for r in sum(EXTRAS.values(), PROJECT["dependencies"])]
 PYTHONS = ["3.11.0", "3.12.0", "3.13.0", "3.14.0"]
@@ -80,7 +90,11 @@ def test_each_line_of_the_lock_is_one_exact_pin():
 
 
 def test_the_lock_names_no_address_option_or_path():
-    assert not re.search(r"[/\\@]|--|\bindex\b|localhost", LOCK_TEXT)
+    assert not re.search(r"[/\\@]|--|\bindex\b|localhost", "\n".join(LOCK_LINES))
+
+
+def test_every_pin_has_hashes_of_its_files():
+    assert len(re.findall(r"^\S+==.*(?:\n +--hash=.*)+", LOCK_TEXT, re.M)) == len(PINS)
 
 
 def test_the_lock_says_how_it_is_made_again():
@@ -143,12 +157,12 @@ def test_make_takes_the_python_versions_that_conda_takes():
     assert admitted(make) == admitted(conda_python())
 
 
-def test_conda_installs_the_lock_and_then_the_package():
+def test_conda_installs_the_lock():
     assert CONDA["name"] == PROJECT["name"]
     assert CONDA["channels"] == ["conda-forge"]
     assert "pip" in CONDA["dependencies"]
     (pip,) = [d["pip"] for d in CONDA["dependencies"] if isinstance(d, dict)]
-    assert pip == ["-r requirements.lock", "-e ."]
+    assert pip == ["-r requirements.lock"]  # with hashes, which an editable install has none of
 
 
 def test_the_citation_names_this_version_and_the_paper():
@@ -166,3 +180,27 @@ def test_the_citation_names_this_version_and_the_paper():
 def test_the_licence_is_the_one_that_the_package_names():
     assert PROJECT["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n\nCopyright (c) 2026 The ganseg authors")
+
+
+def test_make_lab_listens_on_this_machine_alone_and_asks_for_its_token(tmp_path):
+    (command,) = re.findall(r"^lab:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.M)
+    assert command == ".venv/bin/jupyter-lab notebooks/"
+    env = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path)}
+    lab = [Path(sys.executable).parent / "jupyter-lab", "notebooks/", "--no-browser", "--allow-root"]
+    with open(tmp_path / "log", "w") as log:
+        server = subprocess.Popen(lab, cwd=ROOT, env=env, stdout=log, stderr=log)
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not (files := list(tmp_path.glob("jpserver-*.json"))):
+            time.sleep(0.2)
+        found = json.loads(files[0].read_text())
+        assert len(found["token"]) >= 32
+        listening = [c.laddr.ip for c in psutil.Process(server.pid).net_connections() if c.status == "LISTEN"]
+        assert listening and set(listening) <= {"127.0.0.1", "::1"}
+        address = f"http://127.0.0.1:{found['port']}{found['base_url']}api/contents"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(address, timeout=20)
+        assert urllib.request.urlopen(f"{address}?token={found['token']}", timeout=20).status == 200
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
