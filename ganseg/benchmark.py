@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ganseg import config, losses, sampling, train
+from ganseg import config, losses, runs, sampling, train
 from ganseg.batches import Batches
 from ganseg.discriminator import Discriminator
 from ganseg.layers import AdainBlock, SpadeBlock, activate, crop
@@ -162,6 +162,22 @@ def loading(cfg, device, counts, n_batches=50):
             batches(step, rng(step))
         _wait(device)
         yield {"field": "pictures", "value": n, "seconds": (time.perf_counter() - start) / n_batches}
+
+
+def processes(run, counts, n_steps=40):
+    """Seconds a step as the number of processes grows, from runs of their own: dicts like those of growth.
+
+    The operations are those of one process. Needs the data set's pictures.
+    """
+    cfg = run.cfg
+    shared = {**cfg.model_dump(), "max_steps": n_steps, "log_every_steps": n_steps // 2, "save_every_steps": n_steps,
+              "sample_every_steps": n_steps}
+    work = flops(cfg, Way(), sampling.choose_device(cfg.device)) / 1e9
+    for n in counts:
+        name = f"{run.folder.name}-{n}-processes"
+        trained = runs.Run(run.folder.parent / name, config.check({**shared, "devices": n}))
+        *_, last = train.train(trained)  # the second half of the steps, without what starting costs
+        yield {"field": "processes", "value": n, "seconds": 1 / last["steps_per_s"], "gflop": work / n}
 
 
 def flops(cfg, way, device):

@@ -28,11 +28,11 @@ def choose_device(name):
 def keep_freed_memory(keep=True):
     """Let glibc keep large freed blocks (or not, its default): given back, they return as pages to be zeroed first."""
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    largest = 2**31 - 1 if keep else 2**25  # bytes
+    largest = 2**30 if keep else 2**25  # bytes; the latter is what glibc arrives at by itself
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, largest)
-        libc.mallopt(M_TRIM_THRESHOLD, largest)
+        libc.mallopt(M_TRIM_THRESHOLD, min(2 * largest, 2**31 - 1))
         if not keep:
             libc.malloc_trim(0)
 

@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((config.ROOT / "notebooks").glob("*.ipynb"))
 # Their parameters that are no settings of a run
 OWN = {
     "prepare": {"download"},
-    "benchmark": {"n_steps", "compiled", "n_pictures"},
+    "benchmark": {"n_steps", "compiled", "n_pictures", "processes"},
     "embeddings": {"method", "n_samples"},
     "equivariance": {"weights", "untrained_only", "n_samples", "offsets_px", "angles_deg", "moved_parts"},
     "inspector": {"sample", "follow"},
