@@ -15,6 +15,8 @@ TINY = {
     "sample_every_steps": 1000, "save_every_steps": 1000, "max_steps": 2,
 }  # fmt: skip
 
+LOGGED = {"time_s": 1.0, "steps_per_s": 1.0, "left_s": 0.0}  # by every line of a stage
+
 fuzzed = Counter()  # kind of input -> cases tried, by test_fuzz
 
 

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from conftest import LOGGED
 
 from ganseg import follow, pictures
 from ganseg.errors import UserError
@@ -61,7 +62,7 @@ def test_progress_passes_over_a_line_that_is_being_written(tiny_run):
     run = tiny_run()
     assert follow.progress(run)[1:] == ([], [], [], None, False)
     run.start("cpu")
-    run.log("train", 1, generator_loss=1.0, time_s=1.0)
+    run.log("train", 1, generator_loss=1.0, **LOGGED)
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"stage": "train", "step": 2, "generator_lo')
     now = follow.progress(run)
@@ -73,11 +74,11 @@ def test_progress_passes_over_a_line_that_is_being_written(tiny_run):
 def test_a_stage_is_finished_at_its_last_step_or_when_the_next_begins(tiny_run):
     run = tiny_run(max_steps=2)
     run.start("cpu")
-    run.log("train", 1, generator_loss=1.0)
+    run.log("train", 1, generator_loss=1.0, **LOGGED)
     assert not follow.progress(run).finished
-    run.log("distill", 1, segmentation_loss=1.0)
+    run.log("distill", 1, segmentation_loss=1.0, **LOGGED)
     assert follow.progress(run).finished and not follow.progress(run, "distill").finished
-    run.log("train", 2, generator_loss=1.0)
+    run.log("train", 2, generator_loss=1.0, **LOGGED)
     assert follow.progress(run).finished
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import LOGGED
 
 from ganseg import pictures, report, runs
 
@@ -41,9 +42,9 @@ def test_text_in_the_report_is_escaped(run):
 
 def test_the_report_needs_no_network_and_holds_plotly_once(run):
     for step in (10, 20):
-        run.log("train", step, generator_loss=1.0, area_loss=0.1)
+        run.log("train", step, generator_loss=1.0, area_loss=0.1, **LOGGED)
         run.log("train_samples", step, background_share=0.6, part_1_share=0.3, part_2_share=0.1)
-        run.log("distill", step, segmentation_loss=1.0, pixel_accuracy=0.9)
+        run.log("distill", step, segmentation_loss=1.0, pixel_accuracy=0.9, **LOGGED)
     pictures.save(np.zeros((8, 8, 3), np.uint8), run.folder / "figures" / "samples.png")
     page = report.write(run).read_text()
     assert "Distillation" in page and "data:image/png;base64," in page

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import LOGGED
 
 from ganseg import runs, sampling
 from ganseg.errors import UserError
@@ -151,11 +152,11 @@ def test_a_checkpoint_of_another_shape_is_refused_naming_a_weight(trained, tiny)
 
 def test_records_are_read_by_stage_and_a_cut_line_is_passed_over(tiny_run):
     (run := tiny_run()).start("cpu")
-    first = run.log("train", 1, loss=0.5)
-    run.log("distill", 1, loss=0.25)
+    first = run.log("train", 1, loss=0.5, **LOGGED)
+    run.log("distill", 1, loss=0.25, **LOGGED)
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"stage": "train", "st')
-    assert run.records("train") == [first] == [{"stage": "train", "step": 1, "loss": 0.5}]
+    assert run.records("train") == [first] == [{"stage": "train", "step": 1, "loss": 0.5, **LOGGED}]
 
 
 def test_rewinding_forgets_later_steps_of_the_named_stages_and_cut_lines(tiny_run):
@@ -163,11 +164,11 @@ def test_rewinding_forgets_later_steps_of_the_named_stages_and_cut_lines(tiny_ru
     run.rewind({"train"}, 0)  # nothing there yet
     run.start("cpu")
     for stage, step in [("train", 1), ("distill", 9), ("train", 2), ("train", 3)]:
-        run.log(stage, step)
+        run.log(stage, step, **LOGGED)
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"stage": "train", "st')
     run.rewind({"train"}, 2)
-    run.log("train", 3, again=True)
+    run.log("train", 3, again=True, **LOGGED)
     assert [record["step"] for record in run.records("train")] == [1, 2, 3] and run.records("distill")
     assert run.records("train")[-1]["again"]
 

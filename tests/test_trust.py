@@ -10,6 +10,7 @@ from pathlib import Path
 
 import kills
 import pytest
+from conftest import LOGGED
 
 from ganseg import health, runs, train
 from ganseg.errors import UserError
@@ -148,10 +149,10 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny_run, quic
 def test_a_line_after_one_that_was_cut_short_stands_alone(tiny_run):
     run = tiny_run()
     run.start("cpu")
-    run.log("train", 1, loss=1.0)
+    run.log("train", 1, loss=1.0, **LOGGED)
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"stage": "train", "st')
-    run.log("train", 2, loss=2.0)
+    run.log("train", 2, loss=2.0, **LOGGED)
     assert [record["step"] for record in run.records("train")] == [1, 2]
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import ipywidgets
 import numpy as np
 import pytest
+from conftest import LOGGED
 from PIL import Image
 from test_explore import N, photos, run  # noqa: F401  (fixtures)
 
@@ -103,7 +104,7 @@ def test_without_segmenter_there_is_a_sentence_with_the_command(tiny_run):
 
 
 def log(run, step, **values):  # noqa: F811
-    run.log("train", step, discriminator_loss=0.9, generator_loss=1.0, time_s=float(step), **values)
+    run.log("train", step, discriminator_loss=0.9, generator_loss=1.0, **{**LOGGED, "time_s": float(step)}, **values)
 
 
 def sample(run, step, share=0.1):  # noqa: F811
