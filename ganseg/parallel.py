@@ -16,6 +16,8 @@ from torch import nn
 from ganseg.errors import UserError
 
 MAX_RESTARTS = 3  # after a worker has died; each goes on from the newest checkpoint
+# Else restarted workers may read the addresses of the dead ones in torchrun's store, and wait for them
+ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def size():
@@ -158,7 +160,7 @@ def launch(run):
                "--max-restarts", str(MAX_RESTARTS), "-m", "ganseg.train",
                "-p", "dataset", run.folder.parent.name, "-p", "run", run.folder.name]  # it takes --run as its own
     with open(log, "w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=ENV | os.environ, stdout=file, stderr=subprocess.STDOUT)
     try:
         while True:
             ended = process.poll() is not None
