@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ganseg import config, losses, runs, sampling, train
 from ganseg.batches import Batches
 from ganseg.discriminator import Discriminator
-from ganseg.layers import AdainBlock, SpadeBlock, activate, crop
+from ganseg.layers import AdainBlock, SpadeBlock, activate, crop, put_back
 from ganseg.sampling import rng
 
 
 class Way(NamedTuple):
     """A way to make a GAN step; the defaults are how ganseg trains."""
 
-    plain_layers: bool = False  # SPADE on D channels, and margins that a crop throws away
+    plain_layers: bool = False  # SPADE on D channels of the whole map, what a crop throws away included
     keep_graph: bool = False  # the discriminator's step goes back through the generator, for nothing
     give_back: bool = False  # freed memory goes back to the operating system (CPU)
     tf32: bool = True  # convolutions round their inputs to TF32 (CUDA)
@@ -33,6 +33,10 @@ DTYPES = (torch.float32, torch.bfloat16)
 SHARED = (("share_fakes", True),)
 COMPILED = (("compile", True),)
 ON_CUDA = (("channels_last", True),)
+# Spreads the points of untrained networks as far as those of a trained creatures model: where no part is, less is
+# computed, and at the start all parts lie in the middle
+POINT_DIVISOR = 4.0
+WARM_UP = 3  # steps until memory is no longer asked for anew
 
 
 def changes(device, compiled):
@@ -42,7 +46,7 @@ def changes(device, compiled):
     fast = SHARED + BF16 + (ON_CUDA if cuda else ())
     rows = {
         "discriminator's fakes without their graph": (exact, exact._replace(keep_graph=True)),
-        "SPADE on K channels, no cropped margins": (exact, exact._replace(plain_layers=True)),
+        "SPADE on K channels, cropped and equal lines left out": (exact, exact._replace(plain_layers=True)),
     }
     if cuda:
         rows["TF32 convolutions"] = (Way(), exact)
@@ -66,6 +70,7 @@ class Trainer:
     """The networks of a config, trained one way on a batch of noise."""
 
     def __init__(self, cfg, way, device):
+        cfg = cfg.model_copy(update={"point_divisor": min(cfg.point_divisor, POINT_DIVISOR)})
         self.cfg, self.way = cfg.model_copy(update=dict(way.settings)), way
         layout = sampling.memory_format(self.cfg, device)
         G, D = (net.to(device, memory_format=layout) for net in (sampling.new_generator(cfg), Discriminator(cfg)))
@@ -94,8 +99,9 @@ class Trainer:
 def compare(cfg, device, n_steps=4, compiled=False):
     """Each change of `changes` against the same training without it, in one process, step by step in turn.
 
-    n_steps  timed of each of the two, after one that is not; one in cfg.gradient_penalty_every_steps has the
-             gradient penalty, from the 17th on
+    n_steps  timed of each of the two, after WARM_UP that are not; one in cfg.gradient_penalty_every_steps has the
+             gradient penalty, from the 17th on. Where only one of the two gives memory back, one more step before each
+             is not timed: the memory that the other gave back has to come again.
     Yields dicts: change, steps_per_s, without (steps a second), ratio (the median over the pairs), peak_gb and
     peak_without_gb (GB of 1e9 bytes: of the process on the CPU, of PyTorch's tensors on CUDA), matrix_share (of
     matrix_rate, by the operations that the step really makes).
@@ -111,8 +117,11 @@ def compare(cfg, device, n_steps=4, compiled=False):
             rate[dtype] = matrix_rate(device, dtype)
         trainers = [Trainer(cfg, way, device) for way in pair]
         for trainer in trainers:
-            trainer.seconds(0)
-        times = [[trainer.seconds(step) for trainer in trainers] for step in range(1, n_steps + 1)]
+            for _ in range(WARM_UP):
+                trainer.seconds(2)
+        n_each = 1 if pair[0].give_back == pair[1].give_back else 2
+        times = [[[trainer.seconds(step) for _ in range(n_each)][-1] for trainer in trainers]
+                 for step in range(1, n_steps + 1)]
         new, old = (statistics.median(column) for column in zip(*times, strict=True))
         yield {
             "change": name, "steps_per_s": 1 / new, "without": 1 / old,
@@ -257,6 +266,7 @@ def _make_plain(G):
 def _plain_spade(block, x, style, trim=0):
     """SpadeBlock.forward with the whole style map of D channels, cropped afterwards."""
     weights = style.patches.unflatten(1, (-1, 9))[:, :, 4]  # the middles of the neighbourhoods
+    weights = put_back(put_back(weights, 2, *style.left_out[:2]), 3, *style.left_out[2:])
     style = torch.einsum("bkhw,bkd->bdhw", weights, style.w)
 
     def modulated(spade, x):

@@ -16,6 +16,7 @@ from ganseg.layers import (
     crop,
     kaiming,
     mlp,
+    n_alike,
     style_map,
     upsample,
 )
@@ -115,7 +116,7 @@ class Generator(nn.Module):
         cfg, grids = self.cfg, self._grids(points.device)
         shape = geometry.part_shape(points, cfg.heatmap, cfg.fixed_sigma2)
         heatmaps = {r: geometry.heatmaps(shape, grid, cfg.heatmap) for r, grid in grids.items()}
-        style_maps = {r: style_map(H, w) for r, H in heatmaps.items()}
+        style_maps = {r: style_map(H, w, self._n_alike(H)) for r, H in heatmaps.items()}
         x = self.mask_start(geometry.offsets(points.flatten(1, 2), grids[cfg.resolutions[0]]))
         x = self._through(self.mask_blocks, x, style_maps)
         return shape, crop(heatmaps[cfg.image_size], cfg.margin), x.float().softmax(dim=1)
@@ -129,6 +130,10 @@ class Generator(nn.Module):
         image = self.rgb((1 - M_bg) * foreground + M_bg * background).float().tanh()
         return image, foreground, background
 
+    def _n_alike(self, heatmaps):
+        """See layers.n_alike; looking would make a GPU wait, and give compiled blocks ever new shapes."""
+        return n_alike(heatmaps) if heatmaps.device.type == "cpu" and not self.cfg.compile else [1] * 4
+
     def _grids(self, device):
         """The pixel grid of each resolution, margin included."""
         return {r: geometry.pixel_grid(r, self.cfg.margin, device) for r in sorted(set(self.cfg.resolutions))}
@@ -139,7 +144,7 @@ class Generator(nn.Module):
         style_maps = {}
         for r in grids:
             parts = F.interpolate(masks[:, 1:], size=(r, r), mode="bilinear", align_corners=False)
-            style_maps[r] = style_map(F.pad(parts, [margin] * 4, mode="replicate"), w)
+            style_maps[r] = style_map(F.pad(parts, [margin] * 4, mode="replicate"), w, [margin + 1] * 4)
         x = self.foreground_start(geometry.offsets(centers, grids[self.cfg.resolutions[0]]))
         return self._through(self.foreground_blocks, x, style_maps)
 

@@ -50,16 +50,57 @@ class PositionalEmbedding(nn.Module):
 
 
 class StyleMap(NamedTuple):
-    """A map sum_k weights_k(p) w_k with D channels, kept as the factors that make its rank K."""
+    """A map sum_k weights_k(p) w_k with D channels, kept as the factors that make its rank K.
 
-    patches: torch.Tensor  # (B, 9 K, H, W), the 3 x 3 neighbourhood of each weight, zeros beyond the border
+    Where rows or columns at a border are alike, two convolutions make lines of them that are alike but for the two
+    nearest either end: so five are kept, the third standing for those left out.
+    """
+
+    patches: torch.Tensor  # (B, 9 K, h, w), the 3 x 3 neighbourhood of each weight, zeros beyond the border
     w: torch.Tensor  # (B, K, D)
+    left_out: tuple  # how many rows at the top and bottom, columns at the left and right
 
 
-def style_map(weights, w):
-    """Weights (B, K, H, W) and embeddings (B, K, D) -> StyleMap."""
+def style_map(weights, w, n_alike):
+    """Weights (B, K, H, W) and embeddings (B, K, D) -> StyleMap.
+
+    n_alike  how many rows at the top and bottom, and columns at the left and right, equal their neighbours
+    """
     B, K, H, W = weights.shape
-    return StyleMap(F.unfold(weights, 3, padding=1).view(B, 9 * K, H, W), w)
+    top, bottom, left, right = left_out = tuple(max(n - 5, 0) for n in n_alike)
+    patches = F.unfold(weights[:, :, top : H - bottom, left : W - right], 3, padding=1)
+    return StyleMap(patches.view(B, 9 * K, H - top - bottom, W - left - right), w, left_out)
+
+
+def n_alike(weights):
+    """How many rows at the top and bottom, and columns at the left and right, of (B, K, H, W) equal their neighbours.
+
+    At most half of them, so that each end keeps lines of its own.
+    """
+    counts = []
+    for lines in (weights.movedim(2, 0), weights.movedim(3, 0)):
+        n = len(lines)
+        changes = (lines[1:] != lines[:-1]).flatten(1).any(dim=1).nonzero().flatten().tolist()
+        first, last = (changes[0], changes[-1]) if changes else (n, -1)
+        counts += [min(first + 1, n // 2), min(n - 1 - last, n // 2)]
+    return counts
+
+
+def _end(left_out, trim):
+    """At one end of a shortened map: the lines to take off for a trim of the whole one, and those still left out."""
+    return min(trim, 2) + max(trim - 2 - left_out, 0), left_out - min(max(trim - 2, 0), left_out)
+
+
+def put_back(x, dim, front, back, at=2):
+    """Repeat the line `at` lines from either end of a dimension of x for those that were left out there."""
+    if not front and not back:
+        return x
+    start, first, middle, last, end = x.split([at, 1, x.shape[dim] - 2 * at - 2, 1, at], dim)
+    times = [-1] * x.dim()
+    times[dim] = front + 1
+    first = first.expand(times)
+    times[dim] = back + 1
+    return torch.cat([start, first, middle, last.expand(times), end], dim)
 
 
 class Spade(nn.Module):
@@ -73,18 +114,23 @@ class Spade(nn.Module):
 
     def forward(self, x, style, trim=0):
         """x (B, C, H, W) -> modulated, and trim pixels smaller on each side; the statistics are of all of x."""
+        off, left_out = zip(*(_end(n, trim) for n in style.left_out), strict=True)
         halo = min(trim, 1)  # what the convolution reads beyond its output
-        hidden = self._hidden(style, trim - halo)
-        scale, shift = convolve(self.gamma_beta, hidden, trim).chunk(2, dim=1)
+        _, _, h, w = style.patches.shape
+        top, bottom, left, right = (n - halo for n in off)
+        hidden = self._hidden(style.patches[:, :, top : h - bottom, left : w - right], style.w)
+        scale_shift = convolve(self.gamma_beta, hidden, trim)
+        for dim in (2, 3):
+            scale_shift = put_back(scale_shift, dim, *left_out[2 * dim - 4 : 2 * dim - 2], at=2 - min(trim, 2))
+        scale, shift = scale_shift.chunk(2, dim=1)
         return torch.addcmul(shift, 1 + scale, crop(self.norm(x), trim))
 
-    def _hidden(self, style, trim):
+    def _hidden(self, patches, w):
         """The first convolution, on K channels: its kernel applied to each w_k before it meets the weights."""
-        patches = crop(style.patches, trim)
-        B, n_patch, H, W = patches.shape
-        kernel = torch.einsum("oduv,bkd->bokuv", self.hidden.weight, style.w).reshape(B, -1, n_patch)
+        B, n_patch, h, _ = patches.shape
+        kernel = torch.einsum("oduv,bkd->bokuv", self.hidden.weight, w).reshape(B, -1, n_patch)
         hidden = torch.baddbmm(self.hidden.bias[:, None], kernel, patches.flatten(2))
-        return activate(hidden).view(B, -1, H, W)
+        return activate(hidden).view(B, -1, h, patches.shape[3])
 
 
 class SpadeBlock(nn.Module):

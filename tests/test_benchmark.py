@@ -5,18 +5,19 @@ import math
 import pytest
 import torch
 
-from ganseg import benchmark, sampling, train
+from ganseg import benchmark, layers, sampling, train
 from ganseg.discriminator import Discriminator
 from ganseg.sampling import rng
 
 CPU = torch.device("cpu")
-MARGINS = [0, 1, 2, 3, 6]
+MARGINS = [0, 1, 2, 3, 6, 12]
 
 
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("point_divisor", [1.0, 10.0, 100.0])  # parts everywhere, in the middle, nowhere
 @pytest.mark.parametrize("margin", MARGINS)
-def test_what_is_not_computed_changes_no_pixel_and_no_statistic(tiny, margin, training):
-    cfg = tiny(margin=margin)
+def test_what_is_not_computed_changes_no_pixel_and_no_statistic(tiny, margin, point_divisor, training):
+    cfg = tiny(margin=margin, point_divisor=point_divisor)
     ours, plain = sampling.new_generator(cfg), sampling.new_generator(cfg)
     benchmark._make_plain(plain)
     latents = ours.sample_latents(4, rng(0))
@@ -28,8 +29,9 @@ def test_what_is_not_computed_changes_no_pixel_and_no_statistic(tiny, margin, tr
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_gradients_are_those_of_the_plain_layers(tiny):
-    cfg = tiny(margin=3)
+@pytest.mark.parametrize("margin, point_divisor", [(3, 2.0), (12, 2.0), (6, 10.0), (12, 100.0)])
+def test_gradients_are_those_of_the_plain_layers(tiny, margin, point_divisor):
+    cfg = tiny(margin=margin, point_divisor=point_divisor)
     gradients = []
     for make_plain in (False, True):
         G = sampling.new_generator(cfg)
@@ -39,6 +41,18 @@ def test_gradients_are_those_of_the_plain_layers(tiny):
         (out.image.square().mean() + out.masks[:, 1].square().mean()).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in G.parameters()]))
     torch.testing.assert_close(*gradients, atol=1e-4 * gradients[1].abs().max().item(), rtol=1e-3)
+
+
+def test_equal_lines_are_counted_up_to_the_middle():
+    weights = torch.zeros(2, 3, 20, 24)
+    assert layers.n_alike(weights) == [10, 10, 12, 12]
+    weights[1, 2, 4, 17] = 1  # rows 0 to 3 are alike, columns 18 to 23
+    assert layers.n_alike(weights) == [4, 10, 12, 6]
+    weights[0, 0, 19] = 1
+    weights[0, 1, :, 0] = 1
+    assert layers.n_alike(weights) == [4, 1, 1, 6]
+    style = layers.style_map(weights, torch.ones(2, 3, 4), [4, 1, 1, 6])
+    assert style.patches.shape == (2, 27, 20, 23) and style.left_out == (0, 0, 0, 1)
 
 
 def test_the_reference_makes_the_same_step_with_more_work(tiny):
