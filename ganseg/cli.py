@@ -150,7 +150,7 @@ def _execute(papermill, source, executed, values):
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
             store_widget_state=False,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings are not for our users
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what it says is not for our users
         )
     except RuntimeError:  # the notebook's process was still starting when it was to stop
         if asked:
