@@ -2,6 +2,7 @@
 
 import gc
 import statistics
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ganseg import config, losses, runs, sampling, train
+from ganseg import config, distill, evaluate, losses, pictures, runs, sampling, segment, segmenter, train
 from ganseg.batches import Batches
+from ganseg.datasets import creatures
 from ganseg.discriminator import Discriminator
 from ganseg.layers import AdainBlock, SpadeBlock, activate, crop, put_back
 from ganseg.sampling import rng
@@ -70,7 +72,7 @@ class Trainer:
     """The networks of a config, trained one way on a batch of noise."""
 
     def __init__(self, cfg, way, device):
-        cfg = cfg.model_copy(update={"point_divisor": min(cfg.point_divisor, POINT_DIVISOR)})
+        cfg = _as_trained(cfg)
         self.cfg, self.way = cfg.model_copy(update=dict(way.settings)), way
         layout = sampling.memory_format(self.cfg, device)
         G, D = (net.to(device, memory_format=layout) for net in (sampling.new_generator(cfg), Discriminator(cfg)))
@@ -87,13 +89,12 @@ class Trainer:
         """Make a step; its time, the work on the device included."""
         sampling.keep_freed_memory(not self.way.give_back)
         torch.backends.cudnn.allow_tf32 = self.way.tf32
-        _wait(self.real.device)
-        start = time.perf_counter()
+        return _seconds(self.real.device, self._step, step)
+
+    def _step(self, step):
         make = reference_step if self.way.keep_graph else train.gan_step
         make(*self.nets, *self.optimizers, self.real, rng("benchmark", step), self.cfg, step)
         sampling.average(self.average, self.nets[0], self.cfg.ema_decay, step)
-        _wait(self.real.device)
-        return time.perf_counter() - start
 
 
 def compare(cfg, device, n_steps=4, compiled=False):
@@ -189,6 +190,37 @@ def processes(run, counts, n_steps=40):
         yield {"field": "processes", "value": n, "seconds": 1 / last["steps_per_s"], "gflop": work / n}
 
 
+def other_stages(cfg, device, n_steps=3, n_photos=64):
+    """Pictures a second of what follows the GAN, with untrained networks: dicts of stage and pictures_per_s.
+
+    Distillation makes its pairs too (without_saving: with the plain layers of the reference), evaluation reads squares
+    from memory, segmentation reads JPEG files of 512 x 384 pixels and writes what `ganseg segment` writes.
+    """
+    G = sampling.new_generator(_as_trained(cfg)).to(device).eval().requires_grad_(False)
+    S = segmenter.build(cfg).to(device)
+    optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
+
+    def distilled_per_s():
+        distill.distill_step(G, S.train(), optimizer, cfg, 0)
+        times = [_seconds(device, distill.distill_step, G, S, optimizer, cfg, step) for step in range(1, n_steps + 1)]
+        return cfg.distill_batch_size / statistics.median(times)
+
+    saving = distilled_per_s()
+    _make_plain(G)
+    yield {"stage": "distillation", "pictures_per_s": saving, "without_saving": distilled_per_s()}
+    squares = torch.randint(0, 256, (n_photos, 3, cfg.image_size, cfg.image_size), dtype=torch.uint8)
+    seconds = _seconds(device, torch.no_grad(evaluate.predict), S.eval(), squares)
+    yield {"stage": "evaluation", "pictures_per_s": n_photos / seconds}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, f"{i}.jpg") for i in range(n_photos)]
+        photos = pictures.to_uint8(creatures.draw(range(8), "test", 0, 512).images[:, :, 64:448])
+        for i, path in enumerate(paths):
+            pictures.save(photos[i % 8], path, "JPEG")
+        model = segment.PhotoSegmenter(cfg, S, device)
+        seconds = _seconds(device, segment.segment_photos, paths, model, Path(folder, "parts"))
+    yield {"stage": "segmentation of photos", "pictures_per_s": n_photos / seconds}
+
+
 def flops(cfg, way, device):
     """Floating-point operations of a step without the gradient penalty, counted by PyTorch, not as compiled."""
     trainer = Trainer(cfg, way._replace(settings=tuple(s for s in way.settings if s != COMPILED[0])), device)
@@ -225,12 +257,7 @@ def matrix_rate(device, dtype):
     work = {lambda: a @ a: 2 * n**3, lambda: torch.conv2d(x, kernel, padding=1): 2 * x.numel() * 256 * 9}
     best = 0
     for operation, count in work.items():
-        for _ in range(6):
-            _wait(device)
-            start = time.perf_counter()
-            operation()
-            _wait(device)
-            best = max(best, count / (time.perf_counter() - start))
+        best = max(best, *(count / _seconds(device, operation) for _ in range(6)))
     return best
 
 
@@ -292,6 +319,9 @@ def measure(run, n_steps=20, n_sustained=500):
         run.log("benchmark", 0, **record)
         numbers = (f"{name} {value:.3g}" for name, value in record.items() if name != "change")
         print(f"{record['change']}:", *numbers, sep="  ", flush=True)
+    for record in other_stages(run.cfg, device):
+        run.log("benchmark_stages", 0, **record)
+        print(f"{record['stage']}: {record['pictures_per_s']:.3g} pictures/s", flush=True)
     record = run.log("sustained", 0, **sustained(run.cfg, device, n_sustained))
     rate, minutes = record["steps_per_s"], record["minutes_30000"]
     print(f"{rate:.3g} steps/s over {n_sustained} steps, {minutes:.0f} minutes for 30,000")
@@ -301,6 +331,19 @@ def main(argv=None):
     from ganseg import cli
 
     cli.run_stage("benchmark", argv)
+
+
+def _as_trained(cfg):
+    return cfg.model_copy(update={"point_divisor": min(cfg.point_divisor, POINT_DIVISOR)})
+
+
+def _seconds(device, function, *args):
+    """How long a call takes, the work on the device included."""
+    _wait(device)
+    start = time.perf_counter()
+    function(*args)
+    _wait(device)
+    return time.perf_counter() - start
 
 
 def _wait(device):

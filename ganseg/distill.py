@@ -33,15 +33,7 @@ def distill(run, control=False):
     S.train()
 
     for step in loop.steps():
-        images, labels = generate_pairs(G, cfg, step)
-        torch.manual_seed(cfg.seed * 1_000_003 + step)  # DeepLab's dropout
-        with sampling.autocast(cfg, device):
-            logits = S(images)
-        loss = losses.segmentation_loss(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loop.add(segmentation_loss=loss, pixel_accuracy=(logits.argmax(dim=1) == labels).float().mean())
+        loop.add(**distill_step(G, S, optimizer, cfg, step))
 
         if loop.due("log") or loop.due("save"):
             loop.check_finite()
@@ -63,6 +55,19 @@ def distill_all(run):
     if run.cfg.untrained_control:
         print("Control: the same distillation from an untrained generator")
         yield from distill(run, control=True)
+
+
+def distill_step(G, S, optimizer, cfg, step):
+    """One update of the segmenter S with fresh pairs of G; returns the loss and the accuracy as scalar tensors."""
+    images, labels = generate_pairs(G, cfg, step)
+    torch.manual_seed(cfg.seed * 1_000_003 + step)  # DeepLab's dropout
+    with sampling.autocast(cfg, images.device):
+        logits = S(images)
+    loss = losses.segmentation_loss(logits, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return {"segmentation_loss": loss, "pixel_accuracy": (logits.argmax(dim=1) == labels).float().mean()}
 
 
 @torch.no_grad()

@@ -97,10 +97,10 @@ def samples_sheet(generated, n_columns=10):
     return grid(pairs(enlarge(images), masked), n_columns)
 
 
-def save(sheet, path):
-    """Write a PNG, whole or not at all."""
+def save(sheet, path, kind="PNG"):
+    """Write a picture file, whole or not at all."""
     partial = Path(path).with_suffix(".partial")
-    Image.fromarray(sheet).save(partial, "PNG")
+    Image.fromarray(sheet).save(partial, kind)
     partial.replace(path)
 
 

@@ -1,5 +1,6 @@
 """Sweeps: named grids over settings and seeds, run as trials on this machine or on a Dask cluster."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -187,10 +188,11 @@ def run_trial(dataset, trial, outputs, threads, parent=None):
         if trial.after and not (folder / "config.yaml").exists():
             overrides = {**overrides, "fixed_sigma2": mean_sigma2(runs.find(f"{dataset}/{trial.after}"))}
         run = runs.open_run(dataset, trial.name, **overrides)
-        for stage in (train.train, distill.distill_all):
-            for _ in stage(run):
-                pass
-        evaluate.evaluate(run)
+        with contextlib.redirect_stdout(None):  # lines of several trials would mix; troubles stand in metrics.jsonl
+            for stage in (train.train, distill.distill_all):
+                for _ in stage(run):
+                    pass
+            evaluate.evaluate(run)
         (folder / "error.txt").unlink(missing_ok=True)
     except Exception as error:  # whatever ends one trial, the others go on
         return _mark(folder, error)

@@ -78,6 +78,13 @@ def test_every_change_is_compared_with_numbers(tiny):
     assert sustained["minutes_30000"] == pytest.approx(500 / sustained["steps_per_s"])
 
 
+def test_the_other_stages_are_timed(tiny):
+    cfg = tiny(segmenter="unet", segmenter_width=4, distill_batch_size=2)
+    records = {r["stage"]: r for r in benchmark.other_stages(cfg, CPU, n_steps=1, n_photos=3)}
+    assert list(records) == ["distillation", "evaluation", "segmentation of photos"]
+    assert all(r["pictures_per_s"] > 0 for r in records.values()) and records["distillation"]["without_saving"] > 0
+
+
 def test_cost_grows_with_the_number_of_parts(tiny):
     rows = list(benchmark.growth(tiny(batch_size=2), CPU, "n_parts", [2, 16], n_steps=1))
     assert [r["value"] for r in rows] == [2, 16] and rows[1]["gflop"] > rows[0]["gflop"] > 0
