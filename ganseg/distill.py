@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ganseg import autoencoder, losses, sampling, segmenter
+from ganseg import autoencoder, losses, runs, sampling, segmenter
 from ganseg.loop import Loop
 from ganseg.sampling import rng
 
@@ -28,7 +28,9 @@ def distill(run, control=False):
         S = segmenter.build(cfg).to(device, memory_format=sampling.memory_format(cfg, device))
     optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
     parts = {"segmenter": S, "optimizer": optimizer}
-    facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights}
+    gan_step = 0 if control else runs.step_of(run.newest("gan"))
+    facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights, "gan_step": gan_step}
+    _forget_older(run, name, gan_step)
     loop = Loop(run, stage, name, parts, cfg.distill_steps, **facts)
     S.train()
 
@@ -43,6 +45,15 @@ def distill(run, control=False):
             loop.save()
         if loop.due("log"):
             yield record
+
+
+def _forget_older(run, name, gan_step):
+    """Start anew where the GAN has been trained on since its segmenter was distilled."""
+    before = (run.load(name) or {}).get("gan_step", gan_step)
+    if before != gan_step:
+        print(f"The GAN has gone from step {before} to {gan_step} since its segmenter was distilled: distilled anew.")
+        for path in run.checkpoints(name):
+            path.unlink()
 
 
 def distill_all(run):

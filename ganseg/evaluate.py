@@ -38,7 +38,7 @@ def evaluate(run):
         control, _, _ = _measure(segmenter.load(run, "control", device), cfg, test, fit, None)
         values |= {f"untrained_{name}": value for name, value in control.items()}
     notes = {
-        "GAN steps": run.load("gan")["step"],
+        "GAN steps": state["gan_step"] if "gan_step" in state else run.load("gan")["step"],
         "distillation steps": state["step"],
         "generator weights": state.get("generator_weights", "released"),
         "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",

@@ -207,7 +207,8 @@ def finished(dataset, trial):
     stages = {name: run.newest(name) for name in ("gan", "segmenter")}
     steps = {name: runs.step_of(path) if path else -1 for name, path in stages.items()}
     last = run.cfg.distill_steps if run.cfg.architecture == "gan" else run.cfg.max_steps
-    evaluated = any(record["step"] == last for record in run.records("evaluate"))
+    evaluated = any(record["step"] == last and record.get("notes", {}).get("GAN steps") == run.cfg.max_steps
+                    for record in run.records("evaluate"))
     return steps == {"gan": run.cfg.max_steps, "segmenter": last} and evaluated
 
 

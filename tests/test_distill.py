@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ganseg import distill, runs, sampling, segmenter
+from ganseg import distill, runs, sampling, segmenter, train
 from ganseg.sampling import rng
 
 
@@ -43,3 +43,18 @@ def test_a_finished_distillation_goes_on_with_more_steps(trained, tiny_run):
     list(distill.distill(tiny_run("trained", distill_steps=4)))
     assert runs.find(trained.folder).load("segmenter")["step"] == 4
     assert segmenter.load(tiny_run("trained")) is not None
+
+
+def test_a_gan_that_was_trained_on_gets_a_new_segmenter(trained, tiny_run, capsys):
+    wishes = {"segmenter": "unet", "segmenter_width": 4, "distill_batch_size": 2, "distill_steps": 2}
+    run = tiny_run("trained", **wishes)
+    list(distill.distill(run))
+    old = run.load("segmenter")
+    list(distill.distill(run))  # nothing left to do
+    assert run.load("segmenter")["gan_step"] == old["gan_step"] == 2
+    list(train.train(tiny_run("trained", max_steps=3)))
+    list(distill.distill(run))
+    new = run.load("segmenter")
+    assert (new["step"], new["gan_step"]) == (2, 3) and "from step 2 to 3" in capsys.readouterr().out
+    assert not torch.equal(new["segmenter"]["head.weight"], old["segmenter"]["head.weight"])
+    assert [record["step"] for record in run.records("distill")] == [2]
