@@ -191,7 +191,7 @@ def processes(run, counts, n_steps=40):
 
 
 def other_stages(cfg, device, n_steps=3, n_photos=64):
-    """Pictures a second of what follows the GAN, with untrained networks: dicts of stage and pictures_per_s.
+    """Pictures a second of what follows the GAN, with untrained networks: dicts of what and pictures_per_s.
 
     Distillation makes its pairs too (without_saving: with the plain layers of the reference), evaluation reads squares
     from memory, segmentation reads JPEG files of 512 x 384 pixels and writes what `ganseg segment` writes.
@@ -207,10 +207,10 @@ def other_stages(cfg, device, n_steps=3, n_photos=64):
 
     saving = distilled_per_s()
     _make_plain(G)
-    yield {"stage": "distillation", "pictures_per_s": saving, "without_saving": distilled_per_s()}
+    yield {"what": "distillation", "pictures_per_s": saving, "without_saving": distilled_per_s()}
     squares = torch.randint(0, 256, (n_photos, 3, cfg.image_size, cfg.image_size), dtype=torch.uint8)
     seconds = _seconds(device, torch.no_grad(evaluate.predict), S.eval(), squares)
-    yield {"stage": "evaluation", "pictures_per_s": n_photos / seconds}
+    yield {"what": "evaluation", "pictures_per_s": n_photos / seconds}
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{i}.jpg") for i in range(n_photos)]
         photos = pictures.to_uint8(creatures.draw(range(8), "test", 0, 512).images[:, :, 64:448])
@@ -218,7 +218,7 @@ def other_stages(cfg, device, n_steps=3, n_photos=64):
             pictures.save(photos[i % 8], path, "JPEG")
         model = segment.PhotoSegmenter(cfg, S, device)
         seconds = _seconds(device, segment.segment_photos, paths, model, Path(folder, "parts"))
-    yield {"stage": "segmentation of photos", "pictures_per_s": n_photos / seconds}
+    yield {"what": "segmentation of photos", "pictures_per_s": n_photos / seconds}
 
 
 def flops(cfg, way, device):
@@ -321,7 +321,7 @@ def measure(run, n_steps=20, n_sustained=500):
         print(f"{record['change']}:", *numbers, sep="  ", flush=True)
     for record in other_stages(run.cfg, device):
         run.log("benchmark_stages", 0, **record)
-        print(f"{record['stage']}: {record['pictures_per_s']:.3g} pictures/s", flush=True)
+        print(f"{record['what']}: {record['pictures_per_s']:.3g} pictures/s", flush=True)
     record = run.log("sustained", 0, **sustained(run.cfg, device, n_sustained))
     rate, minutes = record["steps_per_s"], record["minutes_30000"]
     print(f"{rate:.3g} steps/s over {n_sustained} steps, {minutes:.0f} minutes for 30,000")

@@ -80,7 +80,7 @@ def test_every_change_is_compared_with_numbers(tiny):
 
 def test_the_other_stages_are_timed(tiny):
     cfg = tiny(segmenter="unet", segmenter_width=4, distill_batch_size=2)
-    records = {r["stage"]: r for r in benchmark.other_stages(cfg, CPU, n_steps=1, n_photos=3)}
+    records = {r["what"]: r for r in benchmark.other_stages(cfg, CPU, n_steps=1, n_photos=3)}
     assert list(records) == ["distillation", "evaluation", "segmentation of photos"]
     assert all(r["pictures_per_s"] > 0 for r in records.values()) and records["distillation"]["without_saving"] > 0
 
