@@ -264,19 +264,20 @@ def samples(dataset, wanted):
 def findings(dataset, sweep, wanted, base):
     """What the paper says and what came out: a DataFrame with claim, result and numbers.
 
-    base  Trials of the data set's own configuration, one for each seed: where they are undertrained, nothing is
-          claimed
+    base  Trials of the data set's own configuration, one for each seed: where one is undertrained, nothing is claimed
+          of its seed
     """
     said = []
     name, enough = TRAINED
-    trained = [evaluation(dataset, trial) or {} for trial in base]
-    short = [record for record in trained if record.get(name, np.inf if record else -1) < enough]
+    trained = {trial.overrides["seed"]: evaluation(dataset, trial) for trial in base}
+    short = {seed for seed, record in trained.items() if record is None or record.get(name, np.inf) < enough}
     for finding in sweep.findings:
         here, there = (_by_seed(dataset, wanted, setting) for setting in (finding.trial, finding.than))
-        seeds = sorted(here.keys() & (there.keys() if finding.than else here.keys()))
+        run = here.keys() & (there.keys() if finding.than else here.keys())
+        seeds = sorted(run - short)
         line = {"claim": finding.claim, "seeds": len(seeds)}
-        if short or not seeds:
-            why = f"undertrained: {name} of the data set's own configuration below {enough}" if short else "not run"
+        if not seeds:
+            why = f"undertrained: {name} of the data set's own configuration below {enough}" if run else "not run"
             said.append({**line, "result": why})
             continue
         if finding.than is None:
@@ -288,7 +289,8 @@ def findings(dataset, sweep, wanted, base):
             yes = [a < b if more else a > b for a, b in pairs]
             line["numbers"] = f"{metric} " + ", ".join(f"{a:.3f} against {b:.3f}" for a, b in pairs)
         result = "reproduced" if all(yes) else "not reproduced" if not any(yes) else "mixed"
-        said.append({**line, "result": f"{result} ({sum(yes)} of {len(yes)} seeds)"})
+        left_out = "".join(f", seed {seed} undertrained" for seed in sorted(run & short))
+        said.append({**line, "result": f"{result} ({sum(yes)} of {len(yes)} seeds{left_out})"})
     return pd.DataFrame(said, columns=["claim", "result", "seeds", "numbers"])
 
 
