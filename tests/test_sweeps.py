@@ -107,7 +107,8 @@ def test_findings_compare_seed_by_seed_and_claim_nothing_undertrained(monkeypatc
     assert list(found.result) == ["reproduced (2 of 2 seeds)", "mixed (1 of 2 seeds)", "not reproduced (0 of 2 seeds)"]
     assert found.numbers[1] == "nmi_foreground 0.400 against 0.500, 0.700 against 0.600"
     fake(monkeypatch, {**values, "a-base-seed1": 0.39})
-    assert sweeps.findings("creatures", sweep, wanted, base).result[1] == "reproduced (1 of 1 seeds, seed 1 undertrained)"
+    found = sweeps.findings("creatures", sweep, wanted, base)
+    assert found.result[1] == "reproduced (1 of 1 seeds, seed 1 undertrained)"
     fake(monkeypatch, {**values, "a-base-seed0": 0.39, "a-base-seed1": 0.39})
     assert all("undertrained" in result for result in sweeps.findings("creatures", sweep, wanted, base).result)
 
