@@ -14,9 +14,9 @@ class DownBlock(nn.Module):
         super().__init__()
         self.main = nn.Sequential(
             conv3x3(n_in, n_out),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(SLOPE, inplace=True),
             conv3x3(n_out, n_out),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(n_out, n_out, 3, stride=2, padding=1),
         )
         self.skip = nn.Conv2d(n_in, n_out, 1, stride=2)
