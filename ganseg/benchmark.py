@@ -212,7 +212,7 @@ def other_stages(cfg, device, n_steps=3, n_photos=64):
     _make_plain(G)
     yield {"what": "distillation", "pictures_per_s": saving, "without_saving": distilled_per_s()}
     squares = torch.randint(0, 256, (n_photos, 3, cfg.image_size, cfg.image_size), dtype=torch.uint8)
-    seconds = _seconds(device, torch.no_grad(evaluate.predict), S.eval(), squares)
+    seconds = _seconds(device, evaluate.predict, S.eval(), squares)
     yield {"what": "evaluation", "pictures_per_s": n_photos / seconds}
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{i}.jpg") for i in range(n_photos)]

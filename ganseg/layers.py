@@ -120,10 +120,9 @@ class Spade(nn.Module):
         _, _, h, w = style.patches.shape
         top, bottom, left, right = (n - halo for n in off)
         hidden = self._hidden(style.patches[:, :, top : h - bottom, left : w - right], style.w)
-        scale_shift = convolve(self.gamma_beta, hidden, trim)
-        for dim in (2, 3):
-            scale_shift = put_back(scale_shift, dim, *left_out[2 * dim - 4 : 2 * dim - 2], at=2 - min(trim, 2))
-        scale, shift = scale_shift.chunk(2, dim=1)
+        at = 2 - min(trim, 2)
+        rows = put_back(convolve(self.gamma_beta, hidden, trim), 2, *left_out[:2], at)
+        scale, shift = put_back(rows, 3, *left_out[2:], at).chunk(2, dim=1)
         return torch.addcmul(shift, 1 + scale, crop(self.norm(x), trim))
 
     def _hidden(self, patches, w):
