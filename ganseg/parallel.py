@@ -4,6 +4,7 @@ All of them draw the numbers of the whole batch and make the same decisions, so 
 does, up to rounding. The first one alone writes.
 """
 
+import atexit
 import os
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def start(cfg, device):
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)  # its threads, left running, may abort a process that ends well
     return device
 
 
