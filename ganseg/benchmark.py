@@ -294,19 +294,20 @@ def _make_plain(G):
 
 
 def _plain_spade(block, x, style, trim=0):
-    """SpadeBlock.forward with the whole style map of D channels, cropped afterwards, nothing in place."""
+    """SpadeBlock.forward with the whole style map of D channels, a norm for each SPADE, nothing in place or cropped."""
     weights = style.patches.unflatten(1, (-1, 9))[:, :, 4]  # the middles of the neighbourhoods
-    weights = put_back(put_back(weights, 2, *style.left_out[:2]), 3, *style.left_out[2:])
+    weights = put_back(weights, style.left_out, 2)
     style = torch.einsum("bkhw,bkd->bdhw", weights, style.w)
 
-    def modulated(spade, x):
+    def modulated(spade, normed):
         gamma, beta = spade.gamma_beta(F.leaky_relu(spade.hidden(style), SLOPE)).chunk(2, dim=1)
-        return beta + (1 + gamma) * spade.norm(x)
+        return beta + (1 + gamma) * normed
 
-    y = block.conv1(F.leaky_relu(modulated(block.spade1, x), SLOPE))
-    y = block.conv2(F.leaky_relu(modulated(block.spade2, y), SLOPE))
+    y = block.conv1(F.leaky_relu(modulated(block.spade1, block.norm1(x)), SLOPE))
+    y = block.conv2(F.leaky_relu(modulated(block.spade2, block.norm2(y)), SLOPE))
     if hasattr(block, "conv_shortcut"):
-        x = block.conv_shortcut(modulated(block.spade_shortcut, x))
+        own = (stat.clone() for stat in (block.norm1.running_mean, block.norm1.running_var))
+        x = block.conv_shortcut(modulated(block.spade_shortcut, F.batch_norm(x, *own, training=block.training)))
     return crop(x + y, trim)
 
 

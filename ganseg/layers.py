@@ -92,38 +92,41 @@ def _end(left_out, trim):
     return min(trim, 2) + max(trim - 2 - left_out, 0), left_out - min(max(trim - 2, 0), left_out)
 
 
-def put_back(x, dim, front, back, at=2):
-    """Repeat the line `at` lines from either end of a dimension of x for those that were left out there."""
-    if not front and not back:
+def put_back(x, left_out, at):
+    """Repeat the row or column `at` lines from each end of x (B, C, h, w) for those that were left out there."""
+    top, bottom, left, right = left_out
+    if not any(left_out):
         return x
-    start, first, middle, last, end = x.split([at, 1, x.shape[dim] - 2 * at - 2, 1, at], dim)
-    times = [-1] * x.dim()
-    times[dim] = front + 1
-    first = first.expand(times)
-    times[dim] = back + 1
-    return torch.cat([start, first, middle, last.expand(times), end], dim)
+    if at == 0:
+        return F.pad(x, [left, right, top, bottom], mode="replicate")
+    for dim, front, back in ((3, left, right), (2, top, bottom)):
+        start, first, middle, last, end = x.split([at, 1, x.shape[dim] - 2 * at - 2, 1, at], dim)
+        times = [-1] * 4
+        times[dim] = front + 1
+        first = first.expand(times)
+        times[dim] = back + 1
+        x = torch.cat([start, first, middle, last.expand(times), end], dim)
+    return x
 
 
 class Spade(nn.Module):
-    """BatchNorm whose scale and shift are painted by a StyleMap."""
+    """Scale and shift, painted by a StyleMap, of what a BatchNorm has normalised."""
 
     def __init__(self, n_channels, n_style, n_hidden):
         super().__init__()
-        self.norm = nn.BatchNorm2d(n_channels, affine=False)
         self.hidden = conv3x3(n_style, n_hidden)
         self.gamma_beta = conv3x3(n_hidden, 2 * n_channels)  # one convolution is faster than two
 
-    def forward(self, x, style, trim=0):
-        """x (B, C, H, W) -> modulated, and trim pixels smaller on each side; the statistics are of all of x."""
+    def forward(self, normed, style, trim=0):
+        """normed (B, C, H, W) -> modulated, and trim pixels smaller on each side."""
         off, left_out = zip(*(_end(n, trim) for n in style.left_out), strict=True)
         halo = min(trim, 1)  # what the convolution reads beyond its output
         _, _, h, w = style.patches.shape
         top, bottom, left, right = (n - halo for n in off)
         hidden = self._hidden(style.patches[:, :, top : h - bottom, left : w - right], style.w)
-        at = 2 - min(trim, 2)
-        rows = put_back(convolve(self.gamma_beta, hidden, trim), 2, *left_out[:2], at)
-        scale, shift = put_back(rows, 3, *left_out[2:], at).chunk(2, dim=1)
-        return torch.addcmul(shift, 1 + scale, crop(self.norm(x), trim))
+        gamma_beta = put_back(convolve(self.gamma_beta, hidden, trim), left_out, 2 - min(trim, 2))
+        scale, shift = gamma_beta.chunk(2, dim=1)
+        return torch.addcmul(shift, 1 + scale, crop(normed, trim))
 
     def _hidden(self, patches, w):
         """The first convolution, on K channels: its kernel applied to each w_k before it meets the weights."""
@@ -139,8 +142,10 @@ class SpadeBlock(nn.Module):
     def __init__(self, n_in, n_out, n_style, n_hidden):
         super().__init__()
         n_mid = min(n_in, n_out)
+        self.norm1 = nn.BatchNorm2d(n_in, affine=False)  # of the shortcut too, which sees the same map
         self.spade1 = Spade(n_in, n_style, n_hidden)
         self.conv1 = conv3x3(n_in, n_mid)
+        self.norm2 = nn.BatchNorm2d(n_mid, affine=False)
         self.spade2 = Spade(n_mid, n_style, n_hidden)
         self.conv2 = conv3x3(n_mid, n_out)
         if n_in != n_out:
@@ -150,10 +155,11 @@ class SpadeBlock(nn.Module):
     def forward(self, x, style, trim=0):
         """x (B, n_in, H, W) -> (B, n_out, H - 2 trim, W - 2 trim): what a crop would throw away is not computed."""
         halo = max(trim - 1, 0)
-        y = self.conv1(activate(self.spade1(x, style)))  # whole, for the statistics of spade2
+        normed = self.norm1(x)
+        y = self.norm2(self.conv1(activate(self.spade1(normed, style))))  # statistics of all, margin included
         y = convolve(self.conv2, activate(self.spade2(y, style, halo)), trim)
         if hasattr(self, "conv_shortcut"):
-            x = convolve(self.conv_shortcut, self.spade_shortcut(x, style, halo), trim)
+            x = convolve(self.conv_shortcut, self.spade_shortcut(normed, style, halo), trim)
         else:
             x = crop(x, trim)
         return x + y

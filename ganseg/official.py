@@ -33,6 +33,7 @@ GENERATOR_NAMES = [
     (r"^conv\.0\.", "rgb.1."),
     (r"^conv\.2\.", "rgb.3."),
     (r"(spade1|spade2|spade_shortcut)\.conv\.", r"\1.hidden."),
+    (r"_blocks\.(\d+)\.spade([12])\.norm\.", r"_blocks.\1.norm\2."),
 ]
 DISCRIMINATOR_NAMES = [
     (r"^conv\.(\d+)\.net\.(\d)\.", r"blocks.\1.main.\2."),
@@ -170,10 +171,14 @@ def _rename(key, names):
 
 
 def _convert(state, n_blocks):
-    """Join gamma and beta, swap (row, column) to (x, y) and put the background first."""
+    """Join gamma and beta, norm the shortcut as the block, swap (row, column) to (x, y) and put the background first."""
     for key in [key for key in state if ".conv_gamma." in key]:
         gamma, beta = state.pop(key), state.pop(key.replace("conv_gamma", "conv_beta"))
         state[key.replace("conv_gamma", "gamma_beta")] = torch.cat([gamma, beta])
+    for key in [key for key in state if ".spade_shortcut.norm." in key]:
+        own, shared = state.pop(key), state.get(key.replace("spade_shortcut.norm", "norm1"))
+        if shared is not None and not torch.allclose(own.float(), shared.float(), rtol=1e-3):
+            raise UserError(f"checkpoint: {key} differs from that of spade1, which normalises the same map.")
     for name in ("weight", "bias"):
         key = f"mlp_points.4.{name}"
         pairs = state[key].unflatten(0, (-1, 2))  # outputs are (part, point, row/column)

@@ -47,14 +47,37 @@ def fill(key, shape, network):
 
 
 @functools.cache
-def released(name):
-    """A filled checkpoint of the released format, and its parameters."""
+def released(name, mode="train"):
+    """A filled checkpoint of the released format, and its parameters; the arrays of eval mode need their own."""
     description = json.loads((FOLDER / f"gan_{name}.json").read_text())
     checkpoint = {
         network: {key: fill(key, shape, network) for key, shape in description[network].items()}
         for network in ("generator", "discriminator")
     }
+    share_norms(checkpoint["generator"], fold=mode == "eval")
     return checkpoint, description["config"]
+
+
+def share_norms(state, fold):
+    """Give each shortcut the running statistics of spade1, as any training does; the rule fills in others.
+
+    fold  let the shortcut's scale and shift take up the difference, so that nothing changes in eval mode
+    """
+    for block in [key.removesuffix("norm.running_var") for key in state if key.endswith("_shortcut.norm.running_var")]:
+        norm, own = (
+            {name: state[f"{where}norm.{name}"] for name in ("running_mean", "running_var")}
+            for where in (block.replace("spade_shortcut", "spade1"), block)
+        )
+        state.update({f"{block}norm.{name}": value for name, value in norm.items()})
+        own_std = (own["running_var"] + 1e-5).sqrt()
+        factor = (norm["running_var"] + 1e-5).sqrt() / own_std
+        offset = (norm["running_mean"] - own["running_mean"]) / own_std
+        for name, one in (("weight", 0), ("bias", 1)) if fold else ():
+            gamma, beta = (state[f"{block}conv_{which}.{name}"] for which in ("gamma", "beta"))
+            factor, offset = (x.view(-1, *[1] * (gamma.dim() - 1)) for x in (factor, offset))
+            # factor, offset turn norm's output into own's: (one + gamma) (factor n + offset) + beta
+            state[f"{block}conv_gamma.{name}"] = factor * (one + gamma) - one
+            state[f"{block}conv_beta.{name}"] = beta + offset * (one + gamma)
 
 
 def latents(arrays):
@@ -75,7 +98,7 @@ def error(ours, theirs):
 @pytest.mark.parametrize("name", COMPUTED)
 def test_the_generator_computes_what_the_released_one_does(name, mode):
     arrays = np.load(FOLDER / f"gan_{name}.npz")
-    G = official.load_generator(*released(name)).train(mode == "train")
+    G = official.load_generator(*released(name, mode)).train(mode == "train")
     with torch.no_grad():
         out = G(latents(arrays))
     parts = out.masks[:, 1:]
@@ -102,7 +125,7 @@ def test_the_generator_computes_what_the_released_one_does(name, mode):
 @pytest.mark.parametrize("name", COMPUTED)
 def test_the_generators_gradients_are_those_of_the_released_one(name):
     arrays = np.load(FOLDER / f"gan_{name}.npz")
-    G = official.load_generator(*released(name)).eval()
+    G = official.load_generator(*released(name, "eval")).eval()
     out = G(latents(arrays))
     parts = out.masks[:, 1:]
     scalars = {
@@ -171,6 +194,14 @@ def test_the_released_segmenter_gives_the_same_logits():
         assert torch.equal(ours(x), theirs(x)["out"])
     with pytest.raises(UserError, match="do not fit"):
         official.load_segmenter({"detector": state}, n_parts=5)
+
+
+def test_a_shortcut_with_statistics_of_its_own_is_refused():
+    checkpoint, parameters = released("taichi_k10")
+    name = "mask_spade_blocks.0.spade_shortcut.norm.running_mean"
+    generator = {**checkpoint["generator"], name: 1 + checkpoint["generator"][name]}
+    with pytest.raises(UserError, match="spade_shortcut.norm.running_mean differs from that of spade1"):
+        official.load_generator({"generator": generator}, parameters)
 
 
 def test_a_checkpoint_that_is_none_is_named(tmp_path):
