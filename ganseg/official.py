@@ -171,7 +171,7 @@ def _rename(key, names):
 
 
 def _convert(state, n_blocks):
-    """Join gamma and beta, norm the shortcut as the block, swap (row, column) to (x, y) and put the background first."""
+    """Join gamma and beta, and the norms of a block; swap (row, column) to (x, y); put the background first."""
     for key in [key for key in state if ".conv_gamma." in key]:
         gamma, beta = state.pop(key), state.pop(key.replace("conv_gamma", "conv_beta"))
         state[key.replace("conv_gamma", "gamma_beta")] = torch.cat([gamma, beta])
