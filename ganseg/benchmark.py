@@ -110,22 +110,15 @@ def compare(cfg, device, n_steps=4, compiled=False):
     peak_without_gb (GB of 1e9 bytes: of the process on the CPU, of PyTorch's tensors on CUDA), matrix_share (of
     matrix_rate, by the operations that the step really makes).
     """
-    memory, work, rate = {}, {}, {}
-    for name, pair in changes(device, compiled).items():
-        for way in pair:
-            if way not in memory:
-                memory[way] = peak_gb(cfg, way, device)
-                work[way] = flops(cfg, way, device)
+    pairs, rate = changes(device, compiled), {}
+    ways = dict.fromkeys(way for pair in pairs.values() for way in pair)
+    memory = {way: peak_gb(cfg, way, device) for way in ways}  # before the timed steps, which leave memory behind
+    work = {way: flops(cfg, way, device) for way in ways}
+    for name, pair in pairs.items():
         dtype = torch.bfloat16 if BF16[0] in pair[0].settings else torch.float32
         if dtype not in rate:
             rate[dtype] = matrix_rate(device, dtype)
-        trainers = [Trainer(cfg, way, device) for way in pair]
-        for trainer in trainers:
-            for _ in range(WARM_UP):
-                trainer.seconds(2)
-        n_each = 1 if pair[0].give_back == pair[1].give_back else 2
-        times = [[[trainer.seconds(step) for _ in range(n_each)][-1] for trainer in trainers]
-                 for step in range(1, n_steps + 1)]
+        times = _paired_seconds(cfg, pair, device, n_steps)
         new, old = (statistics.median(column) for column in zip(*times, strict=True))
         yield {
             "change": name, "steps_per_s": 1 / new, "without": 1 / old,
@@ -133,8 +126,17 @@ def compare(cfg, device, n_steps=4, compiled=False):
             "peak_gb": memory[pair[0]], "peak_without_gb": memory[pair[1]],
             "matrix_share": work[pair[0]] / new / rate[dtype],
         }
-        del trainers
-        gc.collect()
+
+
+def _paired_seconds(cfg, pair, device, n_steps):
+    """The seconds of n_steps steps in both ways of a pair, in turn: [with it, without it] for each step."""
+    trainers = [Trainer(cfg, way, device) for way in pair]
+    for trainer in trainers:
+        for _ in range(WARM_UP):
+            trainer.seconds(2)
+    n_each = 1 if pair[0].give_back == pair[1].give_back else 2
+    return [[[trainer.seconds(step) for _ in range(n_each)][-1] for trainer in trainers]
+            for step in range(1, n_steps + 1)]
 
 
 def sustained(cfg, device, n_steps=500):

@@ -1,5 +1,6 @@
 """The saved work changes no result: the plain layers of the reference compute the same; the comparisons run."""
 
+import gc
 import math
 
 import pytest
@@ -76,6 +77,13 @@ def test_every_change_is_compared_with_numbers(tiny):
     assert all(value > 0 and math.isfinite(value) for value in numbers)
     sustained = benchmark.sustained(cfg, CPU, n_steps=2)
     assert sustained["minutes_30000"] == pytest.approx(500 / sustained["steps_per_s"])
+
+
+def test_no_trainer_of_a_row_is_left_in_memory_for_the_next(tiny):
+    rows = benchmark.compare(tiny(batch_size=2), CPU, n_steps=1)
+    next(rows)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, benchmark.Trainer)]
 
 
 def test_the_other_stages_are_timed(tiny):
