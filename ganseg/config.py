@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ganseg import files
 from ganseg.errors import UserError
 
 _short = reprlib.Repr()  # a YAML file may unfold to billions of entries
@@ -83,6 +84,7 @@ class TrainConfig(BaseModel):
     warm_start: str | None = None  # checkpoint whose networks training starts from
     precision: Literal["float32", "bf16"] = "float32"  # bf16: autocast
     channels_last: bool = False  # on CUDA only
+    fast: bool = True  # the networks' form with less work and equal results; false: the paper's, to debug
     compile: bool = False  # the GAN's networks by torch.compile, which needs a C++ compiler on the CPU
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     devices: Count = 1  # GPUs, or on the CPU processes, that train together on slices of each batch
@@ -160,7 +162,7 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
 
 # Settings that may differ when a run is opened again: how long, where and how often, not what.
 FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_test_pictures", "keep_checkpoints",
-        "keep_every_steps", "on_trouble", "devices"}
+        "keep_every_steps", "on_trouble", "devices", "fast"}
 FREE |= {"log_every_steps", "sample_every_steps", "save_every_steps", *EvaluateConfig.model_fields}
 DISTILL = set(DistillConfig.model_fields)
 
@@ -223,9 +225,7 @@ def write(cfg, path, made_with):
     """Save a config with what it was made with (commit, versions, device)."""
     values = {**cfg.model_dump(), "made_with": made_with}
     text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
-    partial = Path(path).with_suffix(f".{os.getpid()}.partial")  # two processes may write at once
-    partial.write_text(text)
-    partial.replace(path)
+    files.write_text(path, text)
 
 
 def _params_file(kind, name):
@@ -240,7 +240,7 @@ def _read_yaml(path):
     try:
         values = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: cannot be read as YAML: {files.one_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: should hold lines 'field: value'.")
     return values

@@ -3,9 +3,11 @@
 import torch
 import torch.nn.functional as F
 
-from ganseg import autoencoder, losses, runs, sampling, segmenter
-from ganseg.loop import Loop
-from ganseg.sampling import rng
+from ganseg import arguments, checkpoints, devices
+from ganseg.devices import rng
+from ganseg.model import loading
+from ganseg.training import autoencoding, losses
+from ganseg.training.loop import Loop, progress
 
 
 def distill(run, control=False):
@@ -17,18 +19,18 @@ def distill(run, control=False):
     Yields one record (dict) per log line, as ganseg.train.train does.
     """
     cfg = run.cfg
-    device = sampling.choose_device(cfg.device)
+    device = devices.choose_device(cfg.device)
     run.hold()
     run.start(device)
     stage, weights = ("control", "untrained") if control else ("distill", cfg.distill_generator)
     name = "control" if control else "segmenter"
-    G = sampling.load_generator(run, weights, device).requires_grad_(False)
+    G = loading.load_generator(run, weights, device).requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        S = segmenter.build(cfg).to(device, memory_format=sampling.memory_format(cfg, device))
+        S = loading.build_segmenter(cfg).to(device, memory_format=devices.memory_format(cfg, device))
     optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
     parts = {"segmenter": S, "optimizer": optimizer}
-    gan_step = 0 if control else runs.step_of(run.newest("gan"))
+    gan_step = 0 if control else checkpoints.step_of(run.newest("gan"))
     facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights, "gan_step": gan_step}
     _forget_older(run, name, gan_step)
     loop = Loop(run, stage, name, parts, cfg.distill_steps, **facts)
@@ -36,20 +38,13 @@ def distill(run, control=False):
 
     for step in loop.steps():
         loop.add(**distill_step(G, S, optimizer, cfg, step))
-
-        if loop.due("log") or loop.due("save"):
-            loop.check_finite()
-        if loop.due("log"):
-            record = loop.log()
-        if loop.due("save"):
-            loop.save()
-        if loop.due("log"):
+        if record := loop.finish_step():
             yield record
 
 
 def _forget_older(run, name, gan_step):
     """Start anew where the GAN has been trained on since its segmenter was distilled."""
-    before = (run.load(name) or {}).get("gan_step", gan_step)
+    before = (run.load_state(name) or {}).get("gan_step", gan_step)
     if before != gan_step:
         print(f"The GAN has gone from step {before} to {gan_step} since its segmenter was distilled: distilled anew.")
         for path in run.checkpoints(name):
@@ -60,7 +55,7 @@ def distill_all(run):
     """Distil the run's generator and, where the config asks for the control, an untrained one."""
     if run.cfg.architecture != "gan":
         print(f"{run.label} is an auto-encoder: it segments photos itself, nothing is distilled.", flush=True)
-        autoencoder.keep_as_segmenter(run)
+        autoencoding.keep_as_segmenter(run)
         return
     yield from distill(run)
     if run.cfg.untrained_control:
@@ -72,7 +67,7 @@ def distill_step(G, S, optimizer, cfg, step):
     """One update of the segmenter S with fresh pairs of G; returns the loss and the accuracy as scalar tensors."""
     images, labels = generate_pairs(G, cfg, step)
     torch.manual_seed(cfg.seed * 1_000_003 + step)  # DeepLab's dropout
-    with sampling.autocast(cfg, images.device):
+    with devices.autocast(cfg, images.device):
         logits = S(images)
     loss = losses.segmentation_loss(logits, labels)
     optimizer.zero_grad()
@@ -85,7 +80,7 @@ def distill_step(G, S, optimizer, cfg, step):
 def generate_pairs(G, cfg, step):
     """The pairs of one step: images (B, 3, H, W) in [-1, 1] and labels (B, H, W), the argmax of the masks."""
     latents = G.sample_latents(cfg.distill_batch_size, rng(cfg.seed, "distill", step))
-    with sampling.autocast(cfg, latents.points.device):
+    with devices.autocast(cfg, latents.points.device):
         generated = G(latents)
     images, labels = generated.image, generated.masks.argmax(dim=1)
     return augment(images, labels, rng(cfg.seed, "augment", step)) if cfg.distill_augment else (images, labels)
@@ -113,10 +108,14 @@ def augment(images, labels, random):
     return recoloured.clamp(-1, 1), labels
 
 
-def main(argv=None):
-    from ganseg import cli
+def _print_progress(run):
+    for record in distill_all(run):
+        print(progress(record, run.cfg.distill_steps), flush=True)
 
-    cli.run_stage("distill", argv)
+
+def main(argv=None):
+    """The command `python -m ganseg.distill`."""
+    arguments.main("distill", _print_progress, "gan", argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The one kind of error a user's mistake ends in."""
+"""How a command can end that has not done its work."""
 
 
 class UserError(Exception):
@@ -10,3 +10,7 @@ class UserError(Exception):
     def _render_traceback_(self):
         """What IPython shows instead of a traceback."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class NotebookFailed(Exception):
+    """A notebook broke off for a reason that is no mistake of the user."""

@@ -4,8 +4,10 @@ import math
 
 import torch
 
-from ganseg import autoencoder, datasets, metrics, pictures, sampling, segmenter
-from ganseg.geometry import soft_centroids
+from ganseg import arguments, datasets, devices, metrics
+from ganseg.figures import pictures, report
+from ganseg.model import autoencoder, loading, sampling
+from ganseg.model.prediction import predict
 
 N_SAMPLES, N_DETECTIONS = 90, 120
 
@@ -18,27 +20,26 @@ def evaluate(run):
     and `notes` (name -> fact). figures/samples.png and figures/detections.png are written.
     """
     cfg = run.cfg
-    device = sampling.choose_device(cfg.device)
-    test, fit = datasets.load(cfg, "test"), datasets.load(cfg, "fit", cfg.fit_pictures)
+    device = devices.choose_device(cfg.device)
+    test, fit = datasets.load_pictures(cfg, "test"), datasets.load_pictures(cfg, "fit", cfg.fit_pictures)
     if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
         fit = fit.take([])  # there is nothing to fit
     (run.folder / "figures").mkdir(parents=True, exist_ok=True)
 
-    S, state = segmenter.load(run, device=device), run.load("segmenter")
-    if cfg.architecture == "gan":
-        G = sampling.load_generator(run, cfg.distill_generator, device)
-        generated = sampling.sample(G, N_SAMPLES, cfg.seed)
-    else:
+    S, state = loading.load_segmenter(run, device=device), run.load_state("segmenter")
+    if isinstance(S, autoencoder.AsSegmenter):
         generated = autoencoder.reconstruct(S.autoencoder, test.images[:N_SAMPLES])
+    else:
+        generated = sampling.sample(loading.load_generator(run, cfg.distill_generator, device), N_SAMPLES, cfg.seed)
     pictures.save(pictures.samples_sheet(generated), run.folder / "figures" / "samples.png")
 
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
     _save_detections(run, test, labels)
     if run.newest("control"):
-        control, _, _ = _measure(segmenter.load(run, "control", device), cfg, test, fit, None)
+        control, _, _ = _measure(loading.load_segmenter(run, "control", device), cfg, test, fit, None)
         values |= {f"untrained_{name}": value for name, value in control.items()}
     notes = {
-        "GAN steps": state["gan_step"] if "gan_step" in state else run.load("gan")["step"],
+        "GAN steps": state["gan_step"] if "gan_step" in state else run.load_state("gan")["step"],
         "distillation steps": state["step"],
         "generator weights": state.get("generator_weights", "released"),
         "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
@@ -50,28 +51,10 @@ def evaluate(run):
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes)
 
 
-@torch.no_grad()
-def predict(S, images, batch_size=64, keep_labels=True):
-    """Part labels and soft centroids of pictures.
-
-    images  (N, 3, H, W) uint8, on the CPU
-    Returns labels (N, H, W) uint8 with 0 background, or None where they are not to be kept, and centroids (N, K, 2) of
-    the softmax without background.
-    """
-    device = next(S.parameters()).device
-    labels, centroids = [], []
-    for batch in images.split(batch_size):
-        probabilities = S(batch.to(device).float() / 127.5 - 1).softmax(dim=1)
-        if keep_labels:
-            labels.append(probabilities.argmax(dim=1).to("cpu", torch.uint8))
-        centroids.append(soft_centroids(probabilities[:, 1:]).cpu())
-    return torch.cat(labels) if keep_labels else None, torch.cat(centroids)
-
-
 def _measure(S, cfg, test, fit, generated):
     """Values and left-out reasons of all metrics, and the labels of the test pictures."""
-    labels, centroids = predict(S, test.images)
-    fit_labels, fit_centroids = predict(S, fit.images, keep_labels=fit.labels is not None and not fit.only_foreground)
+    found = predict(S, test.images)
+    fitted = predict(S, fit.images, keep_labels=fit.labels is not None and not fit.only_foreground)
     of_samples = {}
     if generated is not None:
         # A fixed heatmap's size does not depend on the points
@@ -83,14 +66,14 @@ def _measure(S, cfg, test, fit, generated):
     predictions = metrics.Predictions(
         n_parts=cfg.n_parts,
         image_size=cfg.image_size,
-        labels=labels.numpy(),
-        centroids=centroids.numpy(),
+        labels=found.labels.numpy(),
+        centroids=found.centroids.numpy(),
         true_labels=None if test.only_foreground else _array(test.labels),
         true_foreground=None if test.labels is None else _array(test.labels != 0),
         masked=test.masked,
         landmarks=_array(test.landmarks),
-        train_labels=_array(fit_labels),
-        train_centroids=fit_centroids.numpy(),
+        train_labels=_array(fitted.labels),
+        train_centroids=fitted.centroids.numpy(),
         train_true_labels=None if fit.only_foreground else _array(fit.labels),
         train_masked=fit.masked,
         train_landmarks=_array(fit.landmarks),
@@ -99,7 +82,7 @@ def _measure(S, cfg, test, fit, generated):
         **of_samples,
     )
     values, left_out = metrics.compute(predictions)
-    return values, left_out, labels
+    return values, left_out, found.labels
 
 
 def _save_detections(run, test, labels):
@@ -124,10 +107,14 @@ def _array(tensor):
     return None if tensor is None else tensor.numpy()
 
 
-def main(argv=None):
-    from ganseg import cli
+def _print_table(run):
+    evaluate(run)
+    print(report.table(run))
 
-    cli.run_stage("evaluate", argv)
+
+def main(argv=None):
+    """The command `python -m ganseg.evaluate`."""
+    arguments.main("evaluate", _print_table, "segmenter", argv)
 
 
 if __name__ == "__main__":

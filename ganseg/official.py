@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
-from ganseg import config, runs
-from ganseg.discriminator import Discriminator
+from ganseg import checkpoints, config, runs
 from ganseg.errors import UserError
-from ganseg.generator import Generator
-from ganseg.segmenter import DeepLab
+from ganseg.model.discriminator import Discriminator
+from ganseg.model.generator import Generator
+from ganseg.model.segmenter import DeepLab
+
+BATCHNORM_EPS = 1e-5
 
 # Released name -> ours, applied in this order.
 GENERATOR_NAMES = [
@@ -44,18 +46,20 @@ DISCRIMINATOR_NAMES = [
 ]
 
 
-def load_generator(checkpoint, parameters=None):
+def load_generator(checkpoint, parameters=None, *, training=False):
     """The released generator as our Generator, with its config as `.cfg`.
 
     checkpoint  a released GAN checkpoint: its dict or its path
     parameters  the fields of parameters.json: a dict or a path; None: the file beside the checkpoint
+    training    True: the weights as they are, for batch statistics. False: exact in evaluation mode. The two differ
+                only where the two running statistics of one map differ, see _fold_statistics.
     Raises UserError when a file is missing, damaged or of another shape.
     """
     state, parameters, source = _read(checkpoint, parameters, "generator")
     cfg = _config(state, parameters)
     state = {key: value for key, value in state.items() if key != "init_extend_coord"}
     state = {_rename_generator(key): value for key, value in state.items()}
-    return runs.load_weights(Generator(cfg), _convert(state, len(cfg.resolutions)), source)
+    return checkpoints.load_weights(Generator(cfg), _convert(state, len(cfg.resolutions), training), source)
 
 
 def load_discriminator(checkpoint, parameters=None):
@@ -67,17 +71,17 @@ def load_discriminator(checkpoint, parameters=None):
         {**_plain(parameters), "image_size": 2 ** (n_blocks + 1), "discriminator_channels": channels}
     )
     state = {_rename(key, DISCRIMINATOR_NAMES): value for key, value in state.items()}
-    return runs.load_weights(Discriminator(cfg), state, source)
+    return checkpoints.load_weights(Discriminator(cfg), state, source)
 
 
 def load_segmenter(checkpoint, n_parts):
     """The released segmenter as our DeepLab; checkpoint is its dict or its path."""
     is_dict = isinstance(checkpoint, dict)
-    state = checkpoint if is_dict else runs.load_checkpoint(checkpoint)
+    state = checkpoint if is_dict else checkpoints.load_checkpoint(checkpoint)
     source = "checkpoint" if is_dict else checkpoint
     if "detector" not in state:
         raise UserError(f"{source}: has no entry 'detector', so it is no released segmenter.")
-    return runs.load_weights(DeepLab(n_parts), state["detector"], source)
+    return checkpoints.load_weights(DeepLab(n_parts), state["detector"], source)
 
 
 def make_run(checkpoint, parameters, dataset, name, segmenter=None, **overrides):
@@ -113,7 +117,7 @@ def _read(checkpoint, parameters, part):
             parameters = json.loads(Path(parameters).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{parameters}: cannot be read as JSON ({error}).") from None
-    state = checkpoint if isinstance(checkpoint, dict) else runs.load_checkpoint(checkpoint)
+    state = checkpoint if isinstance(checkpoint, dict) else checkpoints.load_checkpoint(checkpoint)
     if not isinstance(state.get(part), dict):
         raise UserError(f"{source}: has no entry {part!r}, so it is no released GAN checkpoint.")
     return {key.removeprefix("module."): value for key, value in state[part].items()}, parameters, source
@@ -170,15 +174,13 @@ def _rename(key, names):
     return key
 
 
-def _convert(state, n_blocks):
+def _convert(state, n_blocks, training):
     """Join gamma and beta, and the norms of a block; swap (row, column) to (x, y); put the background first."""
     for key in [key for key in state if ".conv_gamma." in key]:
         gamma, beta = state.pop(key), state.pop(key.replace("conv_gamma", "conv_beta"))
         state[key.replace("conv_gamma", "gamma_beta")] = torch.cat([gamma, beta])
-    for key in [key for key in state if ".spade_shortcut.norm." in key]:
-        own, shared = state.pop(key), state.get(key.replace("spade_shortcut.norm", "norm1"))
-        if shared is not None and not torch.allclose(own.float(), shared.float(), rtol=1e-3, atol=1e-3):
-            raise UserError(f"checkpoint: {key} differs from that of spade1, which normalises the same map.")
+    for key in [key for key in state if key.endswith(".spade_shortcut.norm.running_var")]:
+        _fold_statistics(state, key.removesuffix(".spade_shortcut.norm.running_var"), training)
     for name in ("weight", "bias"):
         key = f"mlp_points.4.{name}"
         pairs = state[key].unflatten(0, (-1, 2))  # outputs are (part, point, row/column)
@@ -190,3 +192,28 @@ def _convert(state, n_blocks):
         key = f"{start}.conv.weight"
         state[key] = state[key].unflatten(1, (-1, 2)).flip(2).flatten(1, 2)
     return state
+
+
+def _fold_statistics(state, block, training):
+    """Let a block's shortcut use the running statistics of spade1, which normalises the same map.
+
+    Released checkpoints hold both. With n normalised by those of spade1, the shortcut's own are a n + b, and
+    (1 + gamma) (a n + b) + beta = (1 + gamma') n + beta' with gamma' = a (1 + gamma) - 1, beta' = beta + b (1 + gamma).
+    Batch statistics are the same for both, so that nothing may be folded for training.
+    """
+    norms = (f"{block}.spade_shortcut.norm", f"{block}.norm1")
+    names = ("running_mean", "running_var")
+    own, shared = ({name: state[f"{norm}.{name}"].double() for name in names} for norm in norms)
+    for key in [key for key in state if key.startswith(f"{block}.spade_shortcut.norm.")]:
+        del state[key]
+    if training:
+        return
+    std = (own["running_var"] + BATCHNORM_EPS).sqrt()
+    a = (shared["running_var"] + BATCHNORM_EPS).sqrt() / std
+    b = (shared["running_mean"] - own["running_mean"]) / std
+    for name, one in (("weight", 0), ("bias", 1)):
+        key = f"{block}.spade_shortcut.gamma_beta.{name}"
+        gamma, beta = state[key].double().chunk(2)
+        a, b = (x.view(-1, *[1] * (gamma.dim() - 1)) for x in (a, b))
+        folded = torch.cat([a * (one + gamma) - one, beta + b * (one + gamma)])
+        state[key] = folded.to(state[key].dtype)

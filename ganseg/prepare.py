@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from ganseg import datasets, pictures, runs
+from ganseg import datasets, runs
 from ganseg.datasets.source import Source, locate
 from ganseg.errors import UserError
+from ganseg.figures import pictures
 
 N_SHOWN = 40
 
@@ -29,7 +30,7 @@ def build(run):
     Returns the pictures by split: train and test.
     """
     cfg = run.cfg
-    splits = {split: datasets.load(cfg, split, check_all=True) for split in ("train", "test")}
+    splits = {split: datasets.load_pictures(cfg, split, check_all=True) for split in ("train", "test")}
     if cfg.reader != "creatures":
         lists = {"split_list": str(locate(cfg.split_list, "a file"))} if cfg.split_list else {}
         runs.remember(cfg.dataset, source=str(locate(cfg.source, "the pictures")), **lists)

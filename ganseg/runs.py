@@ -1,8 +1,5 @@
 """A run's folder: outputs/<dataset>/<run>/ with its config, metrics, checkpoints and samples."""
 
-import contextlib
-import errno
-import fcntl
 import json
 import os
 import platform
@@ -10,26 +7,18 @@ import re
 import shutil
 import socket
 import subprocess
-import textwrap
-import zipfile
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
-from ganseg import config, parallel
+from ganseg import config, distributed, files, records
+from ganseg.checkpoints import load_checkpoint, step_of
 from ganseg.errors import UserError
 
 SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.yaml, gan.pt, segmenter.pt
-NOT_WRITABLE = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
-                errno.EACCES: "it may not be written", errno.EPERM: "it may not be written"}
-NUMBER = int | float
-TIMES = {"time_s": NUMBER, "steps_per_s": NUMBER, "left_s": NUMBER}
-ALWAYS = {  # what each line of a stage holds
-    "train": TIMES, "distill": TIMES, "control": TIMES, "train_samples": {"background_share": NUMBER},
-    "train_health": {"trouble": str},
-}
-_held = {}  # folder -> the open lock file of a run that this process writes
 STAGES = {"gan": "train", "segmenter": "distill"}  # checkpoint name -> notebook that makes it
+_held = {}  # folder -> the lock of a run that this process writes
 
 
 def outputs_root():
@@ -46,13 +35,13 @@ def remember(dataset, **paths):
     """Keep where a data set lies (the config fields source and split_list) for runs that do not say."""
     folder = cache_folder(dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "paths.json").write_text(json.dumps(paths))
+    files.write_text(folder / "paths.json", json.dumps(paths))
 
 
 def remembered(dataset):
     """The fields kept by remember, or {}."""
     path = cache_folder(dataset) / "paths.json"
-    return _parse(path.read_text()) or {} if path.exists() else {}
+    return records.parse(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
 
 
 def open_run(dataset, name, needs=None, **overrides):
@@ -113,44 +102,43 @@ class Run:
     def hold(self):
         """Keep other processes from training in this run until release() or the end of this process.
 
-        Raises UserError, naming the process, where another one holds it. A process that was killed holds nothing;
-        on a network disk that knows no flock, two processes are not told apart.
+        Raises UserError, naming the process, where another one holds it. A dead process holds nothing, however it
+        ended. A network disk without flock cannot keep two processes apart.
         """
-        if parallel.rank():
+        if distributed.rank():
             return
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / ".lock", "a+")
         self.release()
+        path = self.folder / ".lock"
+        lock = FileLock(path, thread_local=False, fallback_to_soft=False)  # a soft lock would outlive its process
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            lock.close()
+            with files.writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.acquire(blocking=False)
+        except Timeout:
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise UserError(
                 f"run: {self.label} is being written by {holder}; wait for it, or give another name with --run."
             ) from None
-        except OSError:  # no flock there
-            pass
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+        except NotImplementedError:  # no flock there
+            return
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         _held[self.folder.resolve()] = lock
+        for left_over in self.folder.glob("*/*.partial"):  # by a process that was killed while it wrote
+            left_over.unlink(missing_ok=True)
 
     def release(self):
         """Let other processes train in this run."""
         if lock := _held.pop(self.folder.resolve(), None):
-            lock.close()
+            lock.release()
 
     def start(self, device):
         """Make the folder and save the config with what it runs on.
 
         Of several processes of one training the first alone writes, here and below.
         """
-        if parallel.rank():
+        if distributed.rank():
             return
-        with writing(self.folder):
+        with files.writing(self.folder):
             for name in ("checkpoints", "samples", "figures"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             config.write(self.cfg, self.folder / "config.yaml", _made_with(device))
@@ -158,46 +146,27 @@ class Run:
     def log(self, stage, step, **values):
         """Append one line to metrics.jsonl and return it as a dict."""
         record = {"stage": stage, "step": step, **values}
-        path = self.folder / "metrics.jsonl"
-        if parallel.rank():
-            return record
-        with writing(path), open(path, "ab+") as file:
-            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                file.write(b"\n")  # after a line that a crash cut short
-            file.write((json.dumps(record) + "\n").encode())
+        if not distributed.rank():
+            records.append(self.folder / "metrics.jsonl", record)
         return record
 
     def records(self, stage):
         """What was logged in a stage, oldest first; a line that a crash cut short is passed over."""
-        return [record for record in self._lines() if record["stage"] == stage]
-
-    def _lines(self):
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        return [record for record in map(_parse, lines) if _is_record(record)]
+        return [record for record in records.read(self.folder / "metrics.jsonl") if record["stage"] == stage]
 
     def rewind(self, stages, step):
         """Forget what stages logged after a step: training repeats it from its checkpoint."""
         path = self.folder / "metrics.jsonl"
-        if parallel.rank() or not path.exists():
-            return
-        kept = [r for r in self._lines() if r["stage"] not in stages or r["step"] <= step]
-        partial = path.with_suffix(".partial")
-        with writing(path):
-            partial.write_text("".join(json.dumps(r) + "\n" for r in kept))
-            partial.replace(path)
+        if not distributed.rank() and path.exists():
+            records.rewrite(path, [r for r in records.read(path) if r["stage"] not in stages or r["step"] <= step])
 
     def save(self, name, step, state):
         """Write checkpoints/<name>-<step>.pt whole or not at all, and delete the old ones that are not to be kept."""
         path = self.folder / "checkpoints" / f"{name}-{step:08d}.pt"
-        if parallel.rank():
+        if distributed.rank():
             return path
-        partial = path.with_suffix(".partial")
-        with writing(path, partial), open(partial, "wb") as file:
+        with files.whole(path, "wb") as file:
             torch.save({"step": step, "config": self.cfg.model_dump(), **state}, file)
-            file.flush()
-            os.fsync(file.fileno())  # a power cut must not leave a name without its content
-        partial.replace(path)
         for old in self.checkpoints(name)[: -self.cfg.keep_checkpoints]:
             if not self.cfg.keep_every_steps or step_of(old) % self.cfg.keep_every_steps:
                 old.unlink()
@@ -210,7 +179,7 @@ class Run:
     def newest(self, name):
         return next(reversed(self.checkpoints(name)), None)
 
-    def load(self, name):
+    def load_state(self, name):
         """The newest checkpoint of a stage that is not damaged, or None where there is none; see intact."""
         return self.intact(name)[1]
 
@@ -233,64 +202,6 @@ class Run:
     def command(self, notebook):
         """The command that runs a notebook on this run."""
         return f"ganseg {notebook} -p dataset {self.folder.parent.name} --run {self.folder.name}"
-
-
-@contextlib.contextmanager
-def writing(path, partial=None):
-    """Say in one sentence that a path cannot be written; partial is a file that is removed then."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        # PyTorch wraps what writing a checkpoint raises
-        causes = [error, error.__cause__, error.__context__]
-        reason = next((NOT_WRITABLE[e.errno] for e in causes if getattr(e, "errno", None) in NOT_WRITABLE), None)
-        if partial is not None:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-        if reason is None and "PytorchStreamWriter" in str(error):
-            reason = "no room is left"
-        if reason is None:
-            raise
-        raise UserError(
-            f"{path}: cannot be written, {reason}; make room, or set GANSEG_OUTPUTS to another folder. What was saved "
-            "before is kept, and the same command goes on from there."
-        ) from None
-
-
-def step_of(path):
-    """The step in a checkpoint's name."""
-    return int(path.stem.split("-")[1])
-
-
-def load_checkpoint(path):
-    """A checkpoint's dict of tensors and plain values; never runs code that a file may hold."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as file:
-                if file.testzip() is not None:  # PyTorch does not look at the checksums
-                    raise ValueError("checksum")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such checkpoint.") from None
-    except Exception as error:  # torch.load raises whatever the damage leads to
-        reason = "is damaged or not a checkpoint"
-        if "Unsupported global" in str(error):
-            reason = "holds more than tensors and plain values"
-        raise UserError(f"{path}: cannot be loaded, it {reason}; name an intact checkpoint.") from None
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__} instead of named weights; name a checkpoint.")
-    return state
-
-
-def load_weights(module, state, source):
-    """Load a state dict into a module; UserError where names or shapes differ."""
-    try:
-        module.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        first = " ".join(str(error).split("\n\t")[1:2]) or str(error)
-        first = textwrap.shorten(first, 200, placeholder=" ...")  # of what may be hundreds of names
-        raise UserError(f"{source}: its weights do not fit this configuration: {first}") from None
-    return module
 
 
 def _reopened(folder, overrides):
@@ -332,37 +243,6 @@ def _adopt_shipped(folder, fresh, needs):
     cfg = config.check({**shipped, **{field: getattr(fresh, field) for field in fields}})
     config.write(cfg, folder / "config.yaml", _made_with("cpu"))
     return folder
-
-
-def ship(run):
-    """Make a small run's averaged generator and segmenter the model that ships with the package."""
-    SHIPPED.mkdir(exist_ok=True)
-    gan, segmenter = run.load("gan"), run.load("segmenter")
-    torch.save({"step": gan["step"], "ema": gan["ema"]}, SHIPPED / "gan.pt")
-    kept = ("step", "segmenter", "generator_weights", "backbone_weights")
-    torch.save({name: segmenter[name] for name in kept}, SHIPPED / "segmenter.pt")
-    shutil.copyfile(run.folder / "config.yaml", SHIPPED / "config.yaml")
-
-
-def _parse(line):
-    try:
-        return json.loads(line, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _is_record(record):
-    """Whether a parsed line has a stage, a step and what its stage always logs: anything may happen to a text file."""
-    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("stage"), str):
-        return False
-    always = ALWAYS.get(record["stage"], {})
-    of_name = dict(always)
-    for name in record:
-        if name.endswith(("_share", "_loss", "_penalty")):
-            of_name[name] = NUMBER
-        if name in ("left_out", "notes", "protocols"):
-            of_name[name] = dict
-    return all(isinstance(record.get(name), kind) for name, kind in of_name.items())
 
 
 def _made_with(device):

@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ganseg import pictures, runs, sampling, segmenter
+from ganseg import devices, files, runs
 from ganseg.datasets import decode
 from ganseg.datasets.source import list_pictures
 from ganseg.errors import UserError
+from ganseg.figures import pictures
+from ganseg.model import loading
+from ganseg.model.geometry import to_float
 
 BAND_PX = 2**20  # photos are labelled in bands of rows: the logits of 50 megapixels would take gigabytes
 COLUMNS = ["photo", "part", "area_px", "area_share", "centroid_x_px", "centroid_y_px"]
@@ -26,8 +29,8 @@ def load(run, device="auto"):
     Raises UserError where there is no such run or it has no segmenter.
     """
     run = runs.find(str(run))
-    device = sampling.choose_device(device)
-    return PhotoSegmenter(run.cfg, segmenter.load(run, device=device), device)
+    device = devices.choose_device(device)
+    return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device)
 
 
 class PhotoSegmenter:
@@ -59,7 +62,7 @@ class PhotoSegmenter:
     def logits(self, squares):
         """(B, S, S, 3) uint8 -> (B, K + 1, S, S) on the CPU."""
         images = torch.tensor(squares, device=self.device).permute(0, 3, 1, 2)
-        return self.network(images.float() / 127.5 - 1).float().cpu()
+        return self.network(to_float(images)).float().cpu()
 
     def labels(self, logits, size):
         """Logits (K + 1, S, S) of a photo's square -> labels uint8 (H, W) of the photo of size (W, H)."""
@@ -87,9 +90,8 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     stems = _output_names([name for name, _ in listing])
     out.mkdir(parents=True, exist_ok=True)
     start = printed = time.monotonic()
-    partial = out / "parts.csv.partial"
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
+    with files.whole(out / "parts.csv") as file:
+        table = csv.writer(file, lineterminator="\r\n")
         table.writerow(COLUMNS)
         for i, photo, labels in _segmented(model, listing, batch_size, skipped):
             _save(photo, labels, model.cfg.n_parts, out / stems[i])
@@ -97,10 +99,8 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
             if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
                 printed = time.monotonic()
                 print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
-    if len(skipped) == len(listing):
-        partial.unlink()
-        raise UserError("photos: none of {:,} can be read; {}: {}.".format(len(listing), *skipped[0]))
-    partial.replace(out / "parts.csv")
+        if len(skipped) == len(listing):
+            raise UserError("photos: none of {:,} can be read; {}: {}.".format(len(listing), *skipped[0]))
     print(f"segmented {len(listing) - len(skipped):,} photos in {time.monotonic() - start:.0f} s: see {out}")
     for name, reason in skipped:
         print(f"left out, cannot be read: {name}: {reason}")
@@ -176,7 +176,7 @@ def _read(file, reader, skipped):
     try:
         return reader(opener())
     except Exception as error:  # a damaged zip member or file raises nearly anything
-        skipped.append((name, " ".join(str(error).split()) or type(error).__name__))
+        skipped.append((name, files.one_line(error)))
 
 
 def _save(photo, labels, n_parts, stem):

@@ -2,11 +2,13 @@
 
 import torch
 
-from ganseg import autoencoder, datasets, losses, memory, parallel, runs, sampling
-from ganseg.batches import Batches
-from ganseg.discriminator import Discriminator
+from ganseg import arguments, checkpoints, datasets, devices, distributed, files
 from ganseg.errors import UserError
-from ganseg.loop import Loop
+from ganseg.model import averaging, loading, sampling
+from ganseg.model.discriminator import Discriminator
+from ganseg.training import autoencoding, launch, losses, memory
+from ganseg.training.batches import Batches
+from ganseg.training.loop import Loop, progress
 
 N_SAMPLES = 30  # pictures in each file of samples/
 
@@ -19,30 +21,31 @@ def train(run):
     so far, left_s the time left. Raises UserError when a loss is not finite.
     """
     cfg = run.cfg
-    device = sampling.choose_device(cfg.device)
-    if cfg.devices > 1 and parallel.size() == 1:
+    device = devices.choose_device(cfg.device)
+    if cfg.devices > 1 and distributed.size() == 1:
         run.start(device)
-        yield from parallel.launch(run)
+        yield from launch.launch(run)
         return
-    device = parallel.start(cfg, device)
-    photos = _load_pictures(run)
+    device = distributed.start(cfg, device)
+    photos = _load_photos(run)
     real_batch = Batches(photos.images, cfg, device)
-    if cfg.architecture == "gan":
-        memory.check(cfg, device)
+    gan = cfg.architecture == "gan"
+    (memory if gan else autoencoding).check(cfg, device)
     run.hold()
     run.start(device)
-    parallel.wait_for_all()
+    distributed.wait_for_all()
     _list_skipped(run, photos)
-    if cfg.architecture != "gan":
-        yield from autoencoder.train(run, real_batch, device)
-        return
+    yield from (_train_gan if gan else autoencoding.train)(run, real_batch, device)
 
-    # Load
-    G, D, G_ema = (net.to(device, memory_format=sampling.memory_format(cfg, device)) for net in _networks(cfg))
+
+def _train_gan(run, real_batch, device):
+    """The GAN's loop: load, then for each step generate, update both networks, average, log, sample, save."""
+    cfg = run.cfg
+    G, D, G_ema = (net.to(device, memory_format=devices.memory_format(cfg, device)) for net in _networks(cfg))
     if cfg.compile:
         compile_networks(G, D)
     optimizer_G, optimizer_D = optimizers(G, D, cfg)
-    parallel.synchronise(G)
+    distributed.synchronise(G)
     parts = {"generator": G, "discriminator": D, "ema": G_ema}
     parts |= {"optimizer_generator": optimizer_G, "optimizer_discriminator": optimizer_D}
     loop = Loop(run, "train", "gan", parts, cfg.max_steps)
@@ -51,25 +54,17 @@ def train(run):
 
     for step in loop.steps():
         random = loop.random(step)
-        real = parallel.mine(real_batch(step, random))
+        real = distributed.mine(real_batch(step, random))
         try:
             loop.add(**gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step))
         except torch.OutOfMemoryError:
             raise UserError(memory.too_little(cfg, device)) from None
-        sampling.average(G_ema, G, cfg.ema_decay, step)
-
-        # Log, sample, save
-        if loop.due("log") or loop.due("sample") or loop.due("save"):
-            loop.check_finite()
-        if loop.due("sample") or loop.due("save"):
-            sampling.recalibrate(G_ema, cfg)
-        if loop.due("log"):
-            record = loop.log()
-        if loop.due("sample"):
-            loop.save_samples(sampling.sample(G_ema, N_SAMPLES, cfg.seed))
-        if loop.due("save"):
-            loop.save()
-        if loop.due("log"):
+        averaging.update_ema(G_ema, G, cfg.ema_decay, step)
+        record = loop.finish_step(
+            prepare=lambda: averaging.recalibrate_batchnorm(G_ema, cfg),
+            draw=lambda: sampling.sample(G_ema, N_SAMPLES, cfg.seed),
+        )
+        if record:
             yield record  # last, so that whoever stops here has lost nothing
 
 
@@ -96,14 +91,14 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
     Returns the losses and penalties of this step by name, as scalar tensors.
     """
     device, values = real.device, {}
-    latents = parallel.mine(G.sample_latents(cfg.batch_size, random))
+    latents = distributed.mine(G.sample_latents(cfg.batch_size, random))
 
     # Generate, with the generator's graph only where it will be used
-    with sampling.autocast(cfg, device), torch.set_grad_enabled(cfg.share_fakes):
+    with devices.autocast(cfg, device), torch.set_grad_enabled(cfg.share_fakes):
         generated = G(latents)
 
     # Discriminator step
-    with sampling.autocast(cfg, device):
+    with devices.autocast(cfg, device):
         scores = D(torch.cat([real, generated.image.detach()]))
     loss_D = values["discriminator_loss"] = losses.discriminator_loss(*scores.chunk(2))
     if step % cfg.gradient_penalty_every_steps == 0 and cfg.gradient_penalty > 0:
@@ -112,14 +107,14 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
         loss_D = loss_D + cfg.gradient_penalty * values["gradient_penalty"]
     optimizer_D.zero_grad()
     loss_D.backward()
-    parallel.average_gradients(D)
+    distributed.average_gradients(D)
     optimizer_D.step()
 
     # Generator step
     D.requires_grad_(False)
-    with sampling.autocast(cfg, device):
+    with devices.autocast(cfg, device):
         if not cfg.share_fakes:
-            generated = G(parallel.mine(G.sample_latents(cfg.batch_size, random)))
+            generated = G(distributed.mine(G.sample_latents(cfg.batch_size, random)))
         loss_G = values["generator_loss"] = losses.generator_loss(D(generated.image))
     if step % cfg.penalty_every_steps == 0:
         masks = generated.masks[:, 1:]
@@ -128,14 +123,14 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
         loss_G = loss_G + cfg.lambda_con * values["concentration_loss"] + cfg.lambda_area * values["area_loss"]
     optimizer_G.zero_grad()
     loss_G.backward()
-    parallel.average_gradients(G)
+    distributed.average_gradients(G)
     optimizer_G.step()
     D.requires_grad_(True)
     return values
 
 
-def _load_pictures(run):
-    photos = datasets.load(run.cfg, "train")
+def _load_photos(run):
+    photos = datasets.load_pictures(run.cfg, "train")
     if len(photos) < run.cfg.batch_size:
         names = ", ".join(name for name, _ in photos.skipped[:10])
         unread = f" ({len(photos.skipped)} could not be read: {names})" if photos.skipped else ""
@@ -150,30 +145,34 @@ def _list_skipped(run, photos):
     """Write the pictures that could not be read, by name, into the run."""
     if photos.skipped:
         lines = [f"{name}\t{reason}\n" for name, reason in photos.skipped]
-        (run.folder / "skipped_pictures.txt").write_text("".join(lines))
+        files.write_text(run.folder / "skipped_pictures.txt", "".join(lines))
         print(f"{len(lines)} pictures could not be read: see {run.folder / 'skipped_pictures.txt'}")
 
 
 def _networks(cfg):
     """Generator, discriminator and averaged generator, seeded, or from the warm start's checkpoint."""
-    G = sampling.new_generator(cfg)
+    G = loading.build_generator(cfg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed + 1)
         D = Discriminator(cfg)
-    G_ema = sampling.averaged_copy(G)
+    G_ema = averaging.averaged_copy(G)
     if cfg.warm_start:
-        state = runs.load_checkpoint(cfg.warm_start)
+        state = checkpoints.load_checkpoint(cfg.warm_start)
         for name, net in (("generator", G), ("discriminator", D), ("ema", G_ema)):
             if name not in state:
                 raise UserError(f"warm_start: {cfg.warm_start} has no {name}; name a run's checkpoint gan-*.pt.")
-            runs.load_weights(net, state[name], cfg.warm_start)
+            checkpoints.load_weights(net, state[name], cfg.warm_start)
     return G, D, G_ema
 
 
-def main(argv=None):
-    from ganseg import cli
+def _print_progress(run):
+    for record in train(run):
+        print(progress(record, run.cfg.max_steps), flush=True)
 
-    cli.run_stage("train", argv)
+
+def main(argv=None):
+    """The command `python -m ganseg.train`."""
+    arguments.main("train", _print_progress, argv=argv)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from ganseg import config, runs, sampling, train
+from ganseg import config, runs, train
+from ganseg.model import averaging
 
 TINY = {
     "image_size": 32, "resolutions": [8, 16, 32], "margin": 2, "n_parts": 3, "n_per": 4, "point_divisor": 2.0,
@@ -50,7 +51,7 @@ def tiny_run(tmp_path, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Two batches to recalibrate with and four sample pictures, where more would only take longer."""
-    monkeypatch.setattr(sampling.recalibrate, "__defaults__", (2,))
+    monkeypatch.setattr(averaging.recalibrate_batchnorm, "__defaults__", (2,))
     monkeypatch.setattr(train, "N_SAMPLES", 4)
 
 

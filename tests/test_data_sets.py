@@ -8,8 +8,9 @@ from PIL import Image
 from test_readers_celeba_flowers import write_celeba, write_celeba_aligned, write_flowers
 from test_readers_cub_taichi import write_cub, write_taichi
 
-from ganseg import datasets, distill, evaluate, prepare, report, runs, train
+from ganseg import datasets, distill, evaluate, prepare, runs, train
 from ganseg.errors import UserError
+from ganseg.figures import report
 
 LANDMARKS = {"landmark_error", "landmark_error_with_bias", "landmark_error_mean_landmarks"}
 KEYPOINTS = {"keypoint_error_percent", "keypoint_error_percent_mean_keypoints"}
@@ -84,15 +85,15 @@ def test_a_drawn_data_set_has_nothing_to_prepare_but_is_shown(small):
 def test_a_limit_leaves_pictures_to_fit_on_where_they_are_few(small, tmp_path):
     write_taichi(tmp_path / "data")
     run = small("taichi", source=str(tmp_path / "data"), max_train_pictures=2)
-    train = datasets.load(run.cfg, "train")
-    assert len(train.fit) == 2 and len(datasets.load(run.cfg, "fit")) == 2 and len(train) <= 4
+    train = datasets.load_pictures(run.cfg, "train")
+    assert len(train.fit) == 2 and len(datasets.load_pictures(run.cfg, "fit")) == 2 and len(train) <= 4
 
 
 def test_an_archive_is_left_alone_where_it_is_unpacked_already(small, tmp_path):
     write_cub(tmp_path / "data")
     (tmp_path / "data" / "CUB_200_2011.tgz").write_bytes(b"damaged")
     (tmp_path / "data" / "._segmentations.tgz").write_bytes(b"clutter")
-    assert len(datasets.load(small("cub", source=str(tmp_path / "data")).cfg, "test")) == 3
+    assert len(datasets.load_pictures(small("cub", source=str(tmp_path / "data")).cfg, "test")) == 3
 
 
 def test_every_missing_file_is_named_with_where_the_set_is_obtained(small, tmp_path):
@@ -114,7 +115,7 @@ def test_a_source_inside_a_zip_is_read_as_if_unpacked(small, tmp_path):
         for path in (tmp_path / "data").rglob("*"):
             archive.write(path, path.relative_to(tmp_path / "data"))
     cfgs = [small("cub", source=str(tmp_path / name)).cfg for name in ("data", "cub.zip")]
-    unpacked, zipped = (datasets.load(cfg, "test") for cfg in cfgs)
+    unpacked, zipped = (datasets.load_pictures(cfg, "test") for cfg in cfgs)
     assert (unpacked.images == zipped.images).all() and (unpacked.labels == zipped.labels).all()
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
-from ganseg import distill, runs, sampling, segmenter, train
-from ganseg.sampling import rng
+from ganseg import distill, runs, train
+from ganseg.devices import rng
+from ganseg.model import loading
 
 
 def squares():
@@ -32,7 +33,7 @@ def test_augmentation_is_drawn_from_the_step_alone():
 
 
 def test_pairs_are_augmented_only_where_the_config_asks_for_it(tiny):
-    G = sampling.new_generator(tiny()).eval()
+    G = loading.build_generator(tiny()).eval()
     plain, changed = (distill.generate_pairs(G, tiny(distill_augment=wish), 0) for wish in (False, True))
     assert torch.equal(distill.generate_pairs(G, tiny(), 0)[0], plain[0]) and not torch.equal(plain[0], changed[0])
 
@@ -42,19 +43,19 @@ def test_a_finished_distillation_goes_on_with_more_steps(trained, tiny_run):
     list(distill.distill(tiny_run("trained", **wishes, distill_steps=2)))
     list(distill.distill(tiny_run("trained", distill_steps=4)))
     assert runs.find(trained.folder).load("segmenter")["step"] == 4
-    assert segmenter.load(tiny_run("trained")) is not None
+    assert loading.load_segmenter(tiny_run("trained")) is not None
 
 
 def test_a_gan_that_was_trained_on_gets_a_new_segmenter(trained, tiny_run, capsys):
     wishes = {"segmenter": "unet", "segmenter_width": 4, "distill_batch_size": 2, "distill_steps": 2}
     run = tiny_run("trained", **wishes)
     list(distill.distill(run))
-    old = run.load("segmenter")
+    old = run.load_state("segmenter")
     list(distill.distill(run))  # nothing left to do
-    assert run.load("segmenter")["gan_step"] == old["gan_step"] == 2
+    assert run.load_state("segmenter")["gan_step"] == old["gan_step"] == 2
     list(train.train(tiny_run("trained", max_steps=3)))
     list(distill.distill(run))
-    new = run.load("segmenter")
+    new = run.load_state("segmenter")
     assert (new["step"], new["gan_step"]) == (2, 3) and "from step 2 to 3" in capsys.readouterr().out
     assert not torch.equal(new["segmenter"]["head.weight"], old["segmenter"]["head.weight"])
     assert [record["step"] for record in run.records("distill")] == [2]

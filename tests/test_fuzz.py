@@ -17,10 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ganseg import cli, compare, config, follow, report, runs, sweeps
+from ganseg import arguments, checkpoints, config
 from ganseg.datasets import decode
 from ganseg.datasets.source import Source
 from ganseg.errors import UserError
+from ganseg.experiments import ablations, compare
+from ganseg.figures import report
+from ganseg.viewer import progress
 
 N = 200
 FUZZ = settings(max_examples=N, derandomize=True, database=None, deadline=None,
@@ -86,7 +89,7 @@ def test_parameter_sets(values):
 @FUZZ
 @given(st.lists(st.tuples(st.sampled_from(FIELDS), st.text(max_size=30) | SCALARS.map(str)), max_size=4))
 def test_parameters_of_the_command(pairs):
-    given_ = {name: cli._value(name, text) for name, text in pairs}
+    given_ = {name: arguments._value(name, text) for name, text in pairs}
     given_.pop("dataset", None)
     one_sentence("command parameters", config.load, "tiny", **given_)
 
@@ -101,7 +104,7 @@ def test_yaml_files(tmp_path, seed):
         path = tmp_path / "x.yaml"
         path.write_bytes(mutated((SAVED if chance.random() < 0.5 else SWEEP).encode(), chance))
         one_sentence("YAML files", config.read, path)
-        one_sentence("YAML files", sweeps.load, "n_per", path)
+        one_sentence("YAML files", ablations.load_sweep, "n_per", path)
 
 
 def test_a_yaml_file_that_unfolds_to_billions_is_one_sentence(tmp_path):
@@ -110,7 +113,7 @@ def test_a_yaml_file_that_unfolds_to_billions_is_one_sentence(tmp_path):
     path = tmp_path / "bomb.yaml"
     path.write_text("\n".join([*lines, "reader: *j", "dataset: tiny"]))
     assert one_sentence("YAML files", config.read, path) is None
-    assert one_sentence("YAML files", sweeps.load, "a", path) is None
+    assert one_sentence("YAML files", ablations.load_sweep, "a", path) is None
 
 
 def pictures():
@@ -213,7 +216,7 @@ def test_checkpoints(tmp_path, seed):
         content = mutated(file.getvalue(), chance) if kind < 0.7 else chance.choice([*hostile, evil.getvalue()])
         path = tmp_path / "gan-00000001.pt"
         path.write_bytes(content)
-        state = one_sentence("checkpoints", runs.load_checkpoint, path)
+        state = one_sentence("checkpoints", checkpoints.load_checkpoint, path)
         assert state is None or isinstance(state, dict)
     assert not canary.exists()
 
@@ -233,7 +236,7 @@ LINES = [
 def read_metrics(run):
     for stage in ("train", "distill", "evaluate"):
         run.records(stage)
-    follow.warnings(follow.progress(run))
+    progress.warnings(progress.progress(run))
     compare.table([run])
     report.table(run)
     run.rewind({"train"}, 60)

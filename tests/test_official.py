@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from ganseg import losses, official, runs, segment
+from ganseg import official, runs, segment
 from ganseg.errors import UserError
-from ganseg.generator import Latents
+from ganseg.model.generator import Latents
+from ganseg.model.layers import SpadeBlock
+from ganseg.training import losses
 
 FOLDER = Path(__file__).parent / "official"
 COMPUTED = ["celeba_wild_k8", "celeba_wild_k8_gaussian", "cub_k8"]
@@ -47,37 +50,14 @@ def fill(key, shape, network):
 
 
 @functools.cache
-def released(name, mode="train"):
-    """A filled checkpoint of the released format, and its parameters; the arrays of eval mode need their own."""
+def released(name):
+    """A filled checkpoint of the released format, and its parameters."""
     description = json.loads((FOLDER / f"gan_{name}.json").read_text())
     checkpoint = {
         network: {key: fill(key, shape, network) for key, shape in description[network].items()}
         for network in ("generator", "discriminator")
     }
-    share_norms(checkpoint["generator"], fold=mode == "eval")
     return checkpoint, description["config"]
-
-
-def share_norms(state, fold):
-    """Give each shortcut the running statistics of spade1, as any training does; the rule fills in others.
-
-    fold  let the shortcut's scale and shift take up the difference, so that nothing changes in eval mode
-    """
-    for block in [key.removesuffix("norm.running_var") for key in state if key.endswith("_shortcut.norm.running_var")]:
-        norm, own = (
-            {name: state[f"{where}norm.{name}"] for name in ("running_mean", "running_var")}
-            for where in (block.replace("spade_shortcut", "spade1"), block)
-        )
-        state.update({f"{block}norm.{name}": value for name, value in norm.items()})
-        own_std = (own["running_var"] + 1e-5).sqrt()
-        factor = (norm["running_var"] + 1e-5).sqrt() / own_std
-        offset = (norm["running_mean"] - own["running_mean"]) / own_std
-        for name, one in (("weight", 0), ("bias", 1)) if fold else ():
-            gamma, beta = (state[f"{block}conv_{which}.{name}"] for which in ("gamma", "beta"))
-            factor, offset = (x.view(-1, *[1] * (gamma.dim() - 1)) for x in (factor, offset))
-            # factor, offset turn norm's output into own's: (one + gamma) (factor n + offset) + beta
-            state[f"{block}conv_gamma.{name}"] = factor * (one + gamma) - one
-            state[f"{block}conv_beta.{name}"] = beta + offset * (one + gamma)
 
 
 def latents(arrays):
@@ -98,7 +78,7 @@ def error(ours, theirs):
 @pytest.mark.parametrize("name", COMPUTED)
 def test_the_generator_computes_what_the_released_one_does(name, mode):
     arrays = np.load(FOLDER / f"gan_{name}.npz")
-    G = official.load_generator(*released(name, mode)).train(mode == "train")
+    G = official.load_generator(*released(name), training=mode == "train").train(mode == "train")
     with torch.no_grad():
         out = G(latents(arrays))
     parts = out.masks[:, 1:]
@@ -125,7 +105,7 @@ def test_the_generator_computes_what_the_released_one_does(name, mode):
 @pytest.mark.parametrize("name", COMPUTED)
 def test_the_generators_gradients_are_those_of_the_released_one(name):
     arrays = np.load(FOLDER / f"gan_{name}.npz")
-    G = official.load_generator(*released(name, "eval")).eval()
+    G = official.load_generator(*released(name)).eval()
     out = G(latents(arrays))
     parts = out.masks[:, 1:]
     scalars = {
@@ -196,12 +176,26 @@ def test_the_released_segmenter_gives_the_same_logits():
         official.load_segmenter({"detector": state}, n_parts=5)
 
 
-def test_a_shortcut_with_statistics_of_its_own_is_refused():
+def test_a_shortcut_keeps_the_statistics_of_its_own_in_evaluation_mode_and_its_weights_for_training():
     checkpoint, parameters = released("taichi_k10")
-    name = "mask_spade_blocks.0.spade_shortcut.norm.running_mean"
-    generator = {**checkpoint["generator"], name: 1 + checkpoint["generator"][name]}
-    with pytest.raises(UserError, match="spade_shortcut.norm.running_mean differs from that of spade1"):
-        official.load_generator({"generator": generator}, parameters)
+    theirs = {key.removeprefix("spade_blocks.0."): value for key, value in checkpoint["generator"].items()
+              if key.startswith("spade_blocks.0.")}
+    x, style = torch.randn(2, 512, 9, 9), torch.randn(2, 64, 9, 9)
+    for training in (False, True):
+        block = official.load_generator(checkpoint, {**parameters}, training=training).foreground_blocks[0]
+        spade = SpadeBlock.spade(512, 64, 128)
+        spade.load_state_dict(block.spade_shortcut.state_dict())
+        norm1 = (theirs["spade1.norm.running_mean"], theirs["spade1.norm.running_var"])
+        own = (theirs["spade_shortcut.norm.running_mean"], theirs["spade_shortcut.norm.running_var"])
+        assert (own[0] - norm1[0]).abs().max() > 0.1
+        hidden = F.leaky_relu(F.conv2d(style, theirs["spade_shortcut.conv.weight"], theirs["spade_shortcut.conv.bias"],
+                                       padding=1), 0.2)
+        gamma, beta = (F.conv2d(hidden, theirs[f"spade_shortcut.conv_{name}.weight"],
+                                theirs[f"spade_shortcut.conv_{name}.bias"], padding=1) for name in ("gamma", "beta"))
+        given = (None, None) if training else own
+        expected = (1 + gamma) * F.batch_norm(x, *given, training=training) + beta
+        ours = spade(F.batch_norm(x, *((None, None) if training else norm1), training=training), style)
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_a_checkpoint_that_is_none_is_named(tmp_path):
@@ -213,7 +207,7 @@ def test_a_checkpoint_that_is_none_is_named(tmp_path):
 
 def test_released_weights_become_a_run_that_segments_photos(tmp_path, monkeypatch):
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
-    from ganseg.segmenter import DeepLab
+    from ganseg.model.segmenter import DeepLab
 
     detector = {"detector": DeepLab(8).state_dict()}
     run = official.make_run(*released("celeba_wild_k8"), "creatures", "released", segmenter=detector)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import LOGGED
 
-from ganseg import runs, sampling
+from ganseg import checkpoints, runs
 from ganseg.errors import UserError
+from ganseg.model import loading
 
 
 def contents(folder):
@@ -28,7 +29,7 @@ class Evil:
 def test_opening_a_new_run_writes_nothing(tiny_run, tmp_path):
     run = tiny_run(n_parts=4)
     assert run.cfg.n_parts == 4 and run.folder == tmp_path / "outputs" / "creatures" / "run"
-    assert list(tmp_path.iterdir()) == [] and run.load("gan") is None and run.records("train") == []
+    assert list(tmp_path.iterdir()) == [] and run.load_state("gan") is None and run.records("train") == []
 
 
 def test_a_started_run_is_reopened_as_it_was_saved(tiny_run):
@@ -92,7 +93,7 @@ def test_saving_keeps_the_newest_checkpoints_of_each_stage(tiny_run):
         run.save("gan", step, {"x": torch.tensor(step)})
     run.save("segmenter", 1, {})
     assert [path.name for path in run.checkpoints("gan")] == ["gan-00000009.pt", "gan-00000100.pt"]
-    state = run.load("gan")
+    state = run.load_state("gan")
     assert state["step"] == 100 and state["x"] == 100 and state["config"] == run.cfg.model_dump()
     assert len(run.checkpoints("segmenter")) == 1
 
@@ -109,21 +110,21 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(tiny_run, monkeypatch
     monkeypatch.setattr(torch, "save", crash)
     with pytest.raises(KeyboardInterrupt):
         run.save("gan", 2, {})
-    assert run.load("gan")["step"] == 1
+    assert run.load_state("gan")["step"] == 1
 
 
 def test_a_truncated_checkpoint_is_refused_by_its_path(trained):
     path = trained.newest("gan")
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(UserError, match=f"{path.name}: cannot be loaded, it is damaged or not a checkpoint"):
-        trained.load("gan")
+        trained.load_state("gan")
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x, protocol=2))])
 def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, save):
     save({"step": 1, "x": Evil(tmp_path / "ran")}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match="evil.pt: .*more than tensors and plain values"):
-        runs.load_checkpoint(tmp_path / "evil.pt")
+        checkpoints.load_checkpoint(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickle.dumps(Evil(tmp_path / "ran")))
     assert (tmp_path / "ran").exists()  # it would have
@@ -131,22 +132,22 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path, sav
 
 def test_a_checkpoint_that_is_missing_or_not_a_dict_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such checkpoint"):
-        runs.load_checkpoint(tmp_path / "none.pt")
+        checkpoints.load_checkpoint(tmp_path / "none.pt")
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
     with pytest.raises(UserError, match="tensor.pt: "):
-        runs.load_checkpoint(tmp_path / "tensor.pt")
+        checkpoints.load_checkpoint(tmp_path / "tensor.pt")
     for content in (b"", b"<html>not found</html>"):
         (tmp_path / "page.pt").write_bytes(content)
         with pytest.raises(UserError, match="page.pt: .*is damaged or not a checkpoint"):
-            runs.load_checkpoint(tmp_path / "page.pt")
+            checkpoints.load_checkpoint(tmp_path / "page.pt")
 
 
 def test_a_checkpoint_of_another_shape_is_refused_naming_a_weight(trained, tiny):
-    state = trained.load("gan")["generator"]
+    state = trained.load_state("gan")["generator"]
     with pytest.raises(UserError, match="gan.pt: its weights do not fit this configuration: .*w_const"):
-        runs.load_weights(sampling.new_generator(tiny(embedding_dim=5)), state, "gan.pt")
+        checkpoints.load_weights(loading.build_generator(tiny(embedding_dim=5)), state, "gan.pt")
     with pytest.raises(UserError, match="gan.pt: .*w_const") as error:
-        runs.load_weights(sampling.new_generator(tiny()), {}, "gan.pt")
+        checkpoints.load_weights(loading.build_generator(tiny()), {}, "gan.pt")
     assert len(str(error.value)) < 300 and "\n" not in str(error.value)  # not all the missing ones
 
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ganseg import runs, segment, segmenter
+from ganseg import runs, segment
 from ganseg.errors import UserError
+from ganseg.model import loading
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def make_run(name, **overrides):
     run = runs.open_run("creatures", name, **settings)
     run.start("cpu")
     torch.manual_seed(0)
-    run.save("segmenter", 10, {"segmenter": segmenter.build(run.cfg).state_dict()})
+    run.save("segmenter", 10, {"segmenter": loading.build_segmenter(run.cfg).state_dict()})
     return run
 
 

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from ganseg import datasets, loop, losses, memory, runs, sampling, train
-from ganseg.batches import Batches
-from ganseg.discriminator import Discriminator
+from ganseg import datasets, devices, runs, train
 from ganseg.errors import UserError
-from ganseg.generator import Generator
+from ganseg.model.discriminator import Discriminator
+from ganseg.model.generator import Generator
+from ganseg.training import loop, losses, memory
+from ganseg.training.batches import Batches
 
 TIMES = ("time_s", "steps_per_s", "left_s")
 
@@ -42,7 +43,7 @@ def test_two_steps_run_log_sample_and_save(tiny_run, quick):
     assert {"discriminator_loss", "gradient_penalty", "generator_loss", "concentration_loss",
             "area_loss"} <= set(records[0])
     assert "gradient_penalty" not in records[1] and "area_loss" not in records[1]  # every 16th and 2nd step
-    assert run.load("gan")["step"] == 2 and (run.folder / "samples" / "00000002.png").exists()
+    assert run.load_state("gan")["step"] == 2 and (run.folder / "samples" / "00000002.png").exists()
     assert "step 2/2" in loop.progress(records[1], 2) and "discriminator loss" in loop.progress(records[1], 2)
     before = run.newest("gan").read_bytes()
     run_through(run)  # nothing left to do
@@ -60,7 +61,7 @@ def test_stopped_and_resumed_equals_straight_through(tiny_run, quick, share_fake
     torch.manual_seed(99)  # the global random state has no part in it
     resumed = run_through(tiny_run("stopped", **fields))
     assert without_times(resumed) == without_times(straight)
-    assert equal(resumed.load("gan"), straight.load("gan"))
+    assert equal(resumed.load_state("gan"), straight.load_state("gan"))
     for sample in (straight.folder / "samples").iterdir():
         assert (resumed.folder / "samples" / sample.name).read_bytes() == sample.read_bytes()
     assert resumed.records("train")[-1]["time_s"] > resumed.records("train")[0]["time_s"]
@@ -70,7 +71,7 @@ def test_raising_max_steps_goes_on_to_the_same_weights(tiny_run, quick):
     straight = run_through(tiny_run("straight", max_steps=3))
     run_through(tiny_run("longer", max_steps=2))
     longer = run_through(tiny_run("longer", max_steps=3))
-    a, b = straight.load("gan"), longer.load("gan")
+    a, b = straight.load_state("gan"), longer.load_state("gan")
     assert all(equal(a[name], b[name]) for name in ("generator", "discriminator", "ema", "optimizer_generator"))
 
 
@@ -78,8 +79,8 @@ def test_a_run_stopped_by_the_clock_goes_on_to_the_same_end(tiny_run, quick):
     straight = run_through(tiny_run("straight", max_steps=3))
     for step in (1, 2, 3):
         pieces = run_through(tiny_run("pieces", max_steps=3, max_minutes=1e-9))
-        assert pieces.load("gan")["step"] == step
-    a, b = straight.load("gan"), pieces.load("gan")
+        assert pieces.load_state("gan")["step"] == step
+    a, b = straight.load_state("gan"), pieces.load_state("gan")
     assert all(equal(a[name], b[name]) for name in ("generator", "discriminator", "ema", "optimizer_discriminator"))
     assert without_times(pieces) == without_times(straight)
 
@@ -123,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_naming_step_and_last_good_checkpoint(
     with pytest.raises(UserError, match="generator_loss at step 6 is not finite.*gan-00000004.pt"):
         run_through(run)
     assert [path.name for path in run.checkpoints("gan")] == ["gan-00000004.pt"]
-    assert all(p.isfinite().all() for p in run.load("gan")["generator"].values())
+    assert all(p.isfinite().all() for p in run.load_state("gan")["generator"].values())
 
 
 def test_fewer_pictures_than_a_batch_are_refused_and_nothing_is_written(tiny_run, tmp_path):
@@ -137,7 +138,7 @@ def test_a_warm_start_takes_over_the_weights(trained, tiny_run, quick, tmp_path)
     still = {"lr_generator": 1e-30, "lr_discriminator": 1e-30, "seed": 5, "max_steps": 1}
     warm = run_through(tiny_run("warm", warm_start=str(path), **still)).load("gan")
     cold = run_through(tiny_run("cold", **still)).load("gan")
-    weights = {name: trained.load("gan")[name] for name in ("generator", "discriminator")}
+    weights = {name: trained.load_state("gan")[name] for name in ("generator", "discriminator")}
     for name, state in weights.items():
         learned = [key for key in state if key.endswith(("weight", "w_const"))]
         assert all(torch.allclose(warm[name][key], state[key], atol=1e-20) for key in learned)
@@ -151,7 +152,7 @@ def test_a_warm_start_takes_over_the_weights(trained, tiny_run, quick, tmp_path)
 
 def test_bfloat16_stays_finite_and_keeps_the_weights_in_float32(tiny_run, quick):
     run = run_through(tiny_run(precision="bf16", max_steps=3))
-    state = run.load("gan")
+    state = run.load_state("gan")
     assert all(value.isfinite().all() for name in ("generator", "ema") for value in state[name].values())
     assert {value.dtype for value in state["generator"].values()} <= {torch.float32, torch.int64}
     exact = run_through(tiny_run("exact", max_steps=3)).records("train")[-1]
@@ -162,9 +163,9 @@ def test_bfloat16_stays_finite_and_keeps_the_weights_in_float32(tiny_run, quick)
 
 @pytest.mark.parametrize("fields", [{"flip": True}, {"flip": False, "random_resized_crop": True}])
 def test_augmentation_changes_the_batch_and_keeps_its_shape_and_range(tiny, fields):
-    images = datasets.load(tiny(), "train").images
+    images = datasets.load_pictures(tiny(), "train").images
     cfgs = tiny(flip=False), tiny(**fields)
-    plain, batch = (Batches(images, cfg, torch.device("cpu"))(0, sampling.rng(1)) for cfg in cfgs)
+    plain, batch = (Batches(images, cfg, torch.device("cpu"))(0, devices.rng(1)) for cfg in cfgs)
     assert batch.shape == plain.shape == (4, 3, 32, 32) and batch.abs().max() <= 1
     assert not torch.equal(batch, plain)
     assert (batch - plain).abs().mean() < 0.5  # still the same pictures

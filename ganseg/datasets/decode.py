@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ganseg import files
 from ganseg.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "DIB")  # by content; keeps EPS and its like out
@@ -154,7 +155,7 @@ def reason(error):
     """Why a picture cannot be read, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture of a known format"
-    return " ".join(str(error).split()) or type(error).__name__
+    return files.one_line(error)
 
 
 def in_parallel(work, n, doing="read", things="pictures"):

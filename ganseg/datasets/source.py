@@ -15,7 +15,7 @@ import zlib
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ganseg import config
+from ganseg import config, files
 from ganseg.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -107,7 +107,7 @@ class Source:
         try:
             return self.read(name).decode("utf-8-sig", "replace").splitlines()
         except Exception as error:  # a damaged zip member raises nearly anything
-            raise self.error(f"has a {name} that cannot be read: {_one_line(error)}.") from None
+            raise self.error(f"has a {name} that cannot be read: {files.one_line(error)}.") from None
 
     def find(self, ending):
         """The file whose path is or ends in /`ending`, the one nearest the top; None where there is none."""
@@ -186,8 +186,8 @@ class _Zip:
         try:
             self.archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"{called}: {path} cannot be opened as a zip: {_one_line(error)}; it may be damaged or "
-                            "incomplete, copy or download it again.") from None
+            raise UserError(f"{called}: {path} cannot be opened as a zip: {files.one_line(error)}; it may be damaged or"
+                            " incomplete, copy or download it again.") from None
         self.path, self.lock, self.pid = path, threading.Lock(), os.getpid()  # one handle for all threads
         self.members = {}
         for member in self.archive.infolist():
@@ -222,8 +222,8 @@ def _unpack(path, folder, called):
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise UserError(f"{called}: {path} cannot be unpacked into {folder.parent}, where no room is left; set "
                             "GANSEG_OUTPUTS to a larger disk.") from None
-        raise UserError(f"{called}: {path} cannot be unpacked: {_one_line(error)}; it may be damaged or incomplete, "
-                        "copy or download it again.") from None
+        raise UserError(f"{called}: {path} cannot be unpacked: {files.one_line(error)}; it may be damaged or "
+                        "incomplete, copy or download it again.") from None
 
 
 def _walk(root, prefix="", seen=frozenset()):
@@ -259,10 +259,6 @@ def _is_clutter(name):
 def printable(name):
     """A file name that can be printed: those that are not UTF-8 cannot."""
     return name.encode("utf-8", "replace").decode()
-
-
-def _one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def list_pictures(path, called="source"):

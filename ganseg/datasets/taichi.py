@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
+from ganseg import files
 from ganseg.datasets.base import Listing, Wanted
 from ganseg.errors import UserError
 
@@ -136,7 +137,7 @@ def _unpickle(source, path):
     except UserError:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = files.one_line(error)
         raise source.error(f"has a {path} that cannot be read as a pickled pandas table: {reason}.") from None
 
 

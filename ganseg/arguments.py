@@ -1,0 +1,84 @@
+"""What the commands share: their -p parameters, the run that these name, one sentence for a user's mistake."""
+
+import argparse
+import os
+import sys
+
+import yaml
+
+from ganseg import config
+from ganseg.errors import NotebookFailed, UserError
+
+DEFAULTS = {"dataset": "tiny", "run": "try"}
+
+
+def main(stage, work, needs=None, argv=None):
+    """Entry point of `python -m ganseg.<stage>`: the same work as its notebook's, without notebook libraries.
+
+    work   function of the opened Run, which prints its own progress
+    needs  the checkpoint that the run must have: None, "gan" or "segmenter"
+    argv   the arguments after the module's name; None: those of the process
+    """
+    exit_on_user_error(_work_on_run, stage, work, needs, sys.argv[1:] if argv is None else argv)
+
+
+def exit_on_user_error(function, *args):
+    """Call a function; print what stopped it as one sentence, without a traceback, and exit."""
+    try:
+        function(*args)
+    except (UserError, NotebookFailed) as error:
+        sys.exit(f"ganseg: {error}")  # prints to stderr, exit code 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
+
+
+def add_parameters(parser):
+    """Let a parser take -p NAME VALUE and --run NAME."""
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    parser.add_argument("--run", help="the run's name under outputs/<dataset>/")
+    return parser
+
+
+def parameters(args, known):
+    """The -p pairs of parsed arguments as values; UserError names the nearest of the known names."""
+    given = dict(args.p)
+    if args.run is not None:
+        given["run"] = args.run
+    for name in given:
+        if name not in known:
+            raise UserError(f"{name}: there is no such parameter{config.nearest(name, known)}.")
+    return {name: _value(name, text) for name, text in given.items()}
+
+
+def open_run(values, needs):
+    """The run that parameters speak of; UserError for anything they cannot mean."""
+    from ganseg import runs  # imports PyTorch, for which --help need not wait
+
+    settings = {k: v for k, v in values.items() if k in config.Config.model_fields and k != "dataset"}
+    return runs.open_run(values["dataset"], values["run"], needs, **settings, **values.get("overrides", {}))
+
+
+def _work_on_run(stage, work, needs, argv):
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and stage != "train":
+        raise UserError(f"{stage} is done by one process: start it without torchrun.")
+    args = add_parameters(argparse.ArgumentParser(prog=f"python -m ganseg.{stage}")).parse_args(argv)
+    run = open_run(DEFAULTS | parameters(args, {*DEFAULTS, *config.Config.model_fields}), needs)
+    for sentence in config.warnings(run.cfg):
+        print(f"Warning: {sentence}")
+    print(f"{stage} -> {run.folder}", flush=True)
+    work(run)
+
+
+def _value(name, text):
+    """What a parameter's text means: as it stands for text fields, else as YAML, with 1e-4 a number."""
+    field = config.Config.model_fields.get(name)
+    if text.lower() in ("none", "null"):
+        return None
+    if name in DEFAULTS or (field is not None and field.annotation in (str, str | None)):
+        return text
+    try:
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value
+    except (yaml.YAMLError, ValueError):
+        return text  # the config says what is wrong with it

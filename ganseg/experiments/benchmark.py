@@ -1,0 +1,325 @@
+"""How fast a GAN step is, what each way of saving work brings, and how the cost grows. Runs without notebooks too."""
+
+import gc
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ganseg import arguments, config, devices, distill, runs, segment, train
+from ganseg.datasets import creatures
+from ganseg.devices import rng
+from ganseg.figures import pictures
+from ganseg.model import averaging, loading, prediction
+from ganseg.model.discriminator import Discriminator
+from ganseg.training import losses
+from ganseg.training.batches import Batches
+
+
+class Way(NamedTuple):
+    """A way to make a GAN step; the defaults are how ganseg trains."""
+
+    keep_graph: bool = False  # the discriminator's step goes back through the generator, for nothing
+    give_back: bool = False  # freed memory goes back to the operating system (CPU)
+    tf32: bool = True  # convolutions round their inputs to TF32 (CUDA)
+    settings: tuple = ()  # pairs of config field and value
+
+
+PLAIN = (("fast", False),)  # SPADE on D channels of the whole map, what a crop throws away included
+REFERENCE = Way(keep_graph=True, give_back=True, tf32=False, settings=PLAIN)
+BF16 = (("precision", "bf16"),)
+DTYPES = (torch.float32, torch.bfloat16)
+SHARED = (("share_fakes", True),)
+COMPILED = (("compile", True),)
+ON_CUDA = (("channels_last", True),)
+# Spreads the points of untrained networks as far as those of a trained creatures model: where no part is, less is
+# computed, and at the start all parts lie in the middle
+POINT_DIVISOR = 4.0
+WARM_UP = 3  # steps until memory is no longer asked for anew
+
+
+def changes(device, compiled):
+    """Name -> (Way with it, Way without it), in the order of the table; compiled: with torch.compile too."""
+    cuda = device.type == "cuda"
+    exact = Way(tf32=False)
+    fast = SHARED + BF16 + (ON_CUDA if cuda else ())
+    rows = {
+        "discriminator's fakes without their graph": (exact, exact._replace(keep_graph=True)),
+        "SPADE on K channels, lines left out, work in place": (exact, exact._replace(settings=PLAIN)),
+    }
+    if cuda:
+        rows["TF32 convolutions"] = (Way(), exact)
+        rows["channels_last, in bf16"] = (Way(settings=BF16 + ON_CUDA), Way(settings=BF16))
+    else:
+        rows["freed memory kept"] = (exact, exact._replace(give_back=True))
+    rows |= {
+        "share_fakes": (exact._replace(settings=SHARED), exact),
+        "precision bf16": (exact._replace(settings=BF16), exact),
+        "equal mathematics, against the reference": (exact, REFERENCE),
+        "and share_fakes, against the reference": (exact._replace(settings=SHARED), REFERENCE),
+        "and bf16, against the reference": (Way(settings=fast), REFERENCE),
+    }
+    if compiled:
+        rows["compile, after bf16 and share_fakes"] = (Way(settings=fast + COMPILED), Way(settings=fast))
+        rows["and compile, against the reference"] = (Way(settings=fast + COMPILED), REFERENCE)
+    return rows
+
+
+class Trainer:
+    """The networks of a config, trained one way on a batch of noise."""
+
+    def __init__(self, cfg, way, device):
+        self.cfg, self.way = _as_trained(cfg).model_copy(update=dict(way.settings)), way
+        cfg, layout = self.cfg, devices.memory_format(self.cfg, device)
+        G, D = (net.to(device, memory_format=layout) for net in (loading.build_generator(cfg), Discriminator(cfg)))
+        if self.cfg.compile:
+            train.compile_networks(G, D)
+        self.average, self.nets = averaging.averaged_copy(G), (G.train(), D.train())
+        self.optimizers = train.optimizers(G, D, self.cfg)
+        noise = torch.rand(cfg.batch_size, 3, cfg.image_size, cfg.image_size, generator=rng("real"))
+        self.real = (2 * noise - 1).to(device, memory_format=layout)
+
+    def seconds(self, step):
+        """Make a step; its time, the work on the device included."""
+        devices.keep_freed_memory(not self.way.give_back)
+        torch.backends.cudnn.allow_tf32 = self.way.tf32
+        return _seconds(self.real.device, self._step, step)
+
+    def _step(self, step):
+        make = reference_step if self.way.keep_graph else train.gan_step
+        make(*self.nets, *self.optimizers, self.real, rng("benchmark", step), self.cfg, step)
+        averaging.update_ema(self.average, self.nets[0], self.cfg.ema_decay, step)
+
+
+def compare(cfg, device, n_steps=4, compiled=False):
+    """Each change of `changes` against the same training without it, in one process, step by step in turn.
+
+    n_steps  timed of each of the two, after WARM_UP that are not; one in cfg.gradient_penalty_every_steps has the
+             gradient penalty, from the 17th on. Where only one of the two gives memory back, one more step before each
+             is not timed: the memory that the other gave back has to come again.
+    Yields dicts: change, steps_per_s, without (steps a second), ratio (the median over the pairs), peak_gb and
+    peak_without_gb (GB of 1e9 bytes: of the process on the CPU, of PyTorch's tensors on CUDA), matrix_share (of
+    matrix_rate, by the operations that the step really makes).
+    """
+    pairs, rate = changes(device, compiled), {}
+    ways = dict.fromkeys(way for pair in pairs.values() for way in pair)
+    memory = {way: peak_gb(cfg, way, device) for way in ways}  # before the timed steps, which leave memory behind
+    work = {way: flops(cfg, way, device) for way in ways}
+    for name, pair in pairs.items():
+        dtype = torch.bfloat16 if BF16[0] in pair[0].settings else torch.float32
+        if dtype not in rate:
+            rate[dtype] = matrix_rate(device, dtype)
+        times = _paired_seconds(cfg, pair, device, n_steps)
+        new, old = (statistics.median(column) for column in zip(*times, strict=True))
+        yield {
+            "change": name, "steps_per_s": 1 / new, "without": 1 / old,
+            "ratio": statistics.median(without / made for made, without in times),
+            "peak_gb": memory[pair[0]], "peak_without_gb": memory[pair[1]],
+            "matrix_share": work[pair[0]] / new / rate[dtype],
+        }
+
+
+def _paired_seconds(cfg, pair, device, n_steps):
+    """The seconds of n_steps steps in both ways of a pair, in turn: [with it, without it] for each step."""
+    trainers = [Trainer(cfg, way, device) for way in pair]
+    for trainer in trainers:
+        for _ in range(WARM_UP):
+            trainer.seconds(2)
+    n_each = 1 if pair[0].give_back == pair[1].give_back else 2
+    return [[[trainer.seconds(step) for _ in range(n_each)][-1] for trainer in trainers]
+            for step in range(1, n_steps + 1)]
+
+
+def sustained(cfg, device, n_steps=500):
+    """Many steps of the fastest way in a row, the penalties on their steps: dict of steps_per_s and minutes_30000."""
+    fast = SHARED + BF16 + (ON_CUDA + COMPILED if device.type == "cuda" else ())
+    trainer = Trainer(cfg, Way(settings=fast), device)
+    for step in range(20):
+        trainer.seconds(step)
+    start = time.perf_counter()
+    for step in range(20, 20 + n_steps):
+        trainer.seconds(step)
+    rate = n_steps / (time.perf_counter() - start)
+    return {"n_steps": n_steps, "steps_per_s": rate, "minutes_30000": 30_000 / rate / 60}
+
+
+def growth(cfg, device, field, values, n_steps=3):
+    """Seconds a step as one config field grows: dicts of field, value, seconds (median) and gflop of the step."""
+    for value in values:
+        changed = {field: value}
+        if field == "image_size":
+            changed["resolutions"] = [r * value // cfg.image_size for r in cfg.resolutions]
+            changed["discriminator_channels"] = None
+        grown = config.check({**cfg.model_dump(), **changed})
+        trainer = Trainer(grown, Way(), device)
+        trainer.seconds(0)
+        seconds = statistics.median(trainer.seconds(step) for step in range(1, n_steps + 1))
+        yield {"field": field, "value": value, "seconds": seconds, "gflop": flops(grown, Way(), device) / 1e9}
+
+
+def data_loading(cfg, device, counts, n_batches=50):
+    """Seconds a batch as the number of training pictures grows: dicts like those of growth, without gflop."""
+    for n in counts:
+        images = torch.zeros(n, 3, cfg.image_size, cfg.image_size, dtype=torch.uint8)
+        batches = Batches(images, cfg, device)
+        batches(0, rng(0))
+        start = time.perf_counter()
+        for step in range(1, n_batches + 1):
+            batches(step, rng(step))
+        _wait(device)
+        yield {"field": "pictures", "value": n, "seconds": (time.perf_counter() - start) / n_batches}
+
+
+def processes(run, counts, n_steps=40):
+    """Seconds a step as the number of processes grows, from runs of their own: dicts like those of growth.
+
+    The operations are those of one process. Needs the data set's pictures.
+    """
+    cfg = run.cfg
+    shared = {**cfg.model_dump(), "max_steps": n_steps, "log_every_steps": n_steps // 2, "save_every_steps": n_steps,
+              "sample_every_steps": n_steps}
+    work = flops(cfg, Way(), devices.choose_device(cfg.device)) / 1e9
+    for n in counts:
+        name = f"{run.folder.name}-{n}-processes"
+        trained = runs.Run(run.folder.parent / name, config.check({**shared, "devices": n}))
+        *_, last = train.train(trained)  # the second half of the steps, without what starting costs
+        yield {"field": "processes", "value": n, "seconds": 1 / last["steps_per_s"], "gflop": work / n}
+
+
+def other_stages(cfg, device, n_steps=3, n_photos=64):
+    """Pictures a second of what follows the GAN, with untrained networks: dicts of what and pictures_per_s.
+
+    Distillation makes its pairs too (without_saving: with the plain layers of the reference), evaluation reads squares
+    from memory, segmentation reads JPEG files of 512 x 384 pixels and writes what `ganseg segment` writes.
+    """
+    cfg = _as_trained(cfg)
+    S = loading.build_segmenter(cfg).to(device)
+    optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
+
+    def distilled_per_s(cfg):
+        G = loading.build_generator(cfg).to(device).eval().requires_grad_(False)
+        distill.distill_step(G, S.train(), optimizer, cfg, 0)
+        times = [_seconds(device, distill.distill_step, G, S, optimizer, cfg, step) for step in range(1, n_steps + 1)]
+        return cfg.distill_batch_size / statistics.median(times)
+
+    plain = distilled_per_s(cfg.model_copy(update=dict(PLAIN)))
+    yield {"what": "distillation", "pictures_per_s": distilled_per_s(cfg), "without_saving": plain}
+    squares = torch.randint(0, 256, (n_photos, 3, cfg.image_size, cfg.image_size), dtype=torch.uint8)
+    seconds = _seconds(device, prediction.predict, S.eval(), squares)
+    yield {"what": "evaluation", "pictures_per_s": n_photos / seconds}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, f"{i}.jpg") for i in range(n_photos)]
+        photos = pictures.to_uint8(creatures.draw(range(8), "test", 0, 512).images[:, :, 64:448])
+        for i, path in enumerate(paths):
+            pictures.save(photos[i % 8], path, "JPEG")
+        model = segment.PhotoSegmenter(cfg, S, device)
+        seconds = _seconds(device, segment.segment_photos, paths, model, Path(folder, "parts"))
+    yield {"what": "segmentation of photos", "pictures_per_s": n_photos / seconds}
+
+
+def flops(cfg, way, device):
+    """Floating-point operations of a step without the gradient penalty, counted by PyTorch, not as compiled."""
+    trainer = Trainer(cfg, way._replace(settings=tuple(s for s in way.settings if s != COMPILED[0])), device)
+    with FlopCounterMode(display=False) as counter:
+        trainer.seconds(2)
+    return counter.get_total_flops()
+
+
+def peak_gb(cfg, way, device):
+    """GB (1e9 bytes) at most during one step: of tensors on CUDA, of the whole process on Linux, else NaN."""
+    gc.collect()
+    trainer = Trainer(cfg, way, device)
+    trainer.seconds(0)
+    clear = Path("/proc/self/clear_refs")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif clear.exists():
+        devices.keep_freed_memory(False)
+        clear.write_text("5")  # the peak so far is forgotten
+    trainer.seconds(2)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e9
+    lines = Path("/proc/self/status").read_text().splitlines() if clear.exists() else []
+    kb = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return kb[0] * 1024 / 1e9 if kb else float("nan")
+
+
+def matrix_rate(device, dtype):
+    """Floating-point operations a second that the machine reaches: the better of a matrix product and a convolution."""
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    x = torch.randn(n // 512, 256, 64, 64, device=device, dtype=dtype)
+    kernel = torch.randn(256, 256, 3, 3, device=device, dtype=dtype)
+    work = {lambda: a @ a: 2 * n**3, lambda: torch.conv2d(x, kernel, padding=1): 2 * x.numel() * 256 * 9}
+    best = 0
+    for operation, count in work.items():
+        best = max(best, *(count / _seconds(device, operation) for _ in range(6)))
+    return best
+
+
+def reference_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
+    """A GAN step as the released code makes it: the discriminator's loss goes back through the generator too."""
+    generated = G(G.sample_latents(cfg.batch_size, random))
+    loss_D = losses.discriminator_loss(D(real), D(generated.image))
+    if step % cfg.gradient_penalty_every_steps == 0:
+        loss_D = loss_D + cfg.gradient_penalty * losses.gradient_penalty(D.forward, real)
+    optimizer_D.zero_grad()
+    loss_D.backward()
+    optimizer_D.step()
+
+    generated = G(G.sample_latents(cfg.batch_size, random))
+    loss_G = losses.generator_loss(D(generated.image))
+    if step % cfg.penalty_every_steps == 0:
+        masks = generated.masks[:, 1:]
+        area = losses.area_loss(masks, losses.area_targets(generated, cfg.area_target))
+        loss_G = loss_G + cfg.lambda_con * losses.concentration_loss(masks, generated.centers) + cfg.lambda_area * area
+    optimizer_G.zero_grad()
+    loss_G.backward()
+    optimizer_G.step()
+
+
+def measure(run, n_steps=20, n_sustained=500):
+    """Compare all changes and time many steps of the fastest way, into the run's metrics.jsonl; prints lines."""
+    device = devices.choose_device(run.cfg.device)
+    run.start(device)
+    for record in compare(run.cfg, device, n_steps, compiled=True):
+        run.log("benchmark", 0, **record)
+        numbers = (f"{name} {value:.3g}" for name, value in record.items() if name != "change")
+        print(f"{record['change']}:", *numbers, sep="  ", flush=True)
+    for record in other_stages(run.cfg, device):
+        run.log("benchmark_stages", 0, **record)
+        print(f"{record['what']}: {record['pictures_per_s']:.3g} pictures/s", flush=True)
+    record = run.log("sustained", 0, **sustained(run.cfg, device, n_sustained))
+    rate, minutes = record["steps_per_s"], record["minutes_30000"]
+    print(f"{rate:.3g} steps/s over {n_sustained} steps, {minutes:.0f} minutes for 30,000")
+
+
+def main(argv=None):
+    """The command `python -m ganseg.experiments.benchmark`."""
+    arguments.main("experiments.benchmark", measure, argv=argv)
+
+
+def _as_trained(cfg):
+    return cfg.model_copy(update={"point_divisor": min(cfg.point_divisor, POINT_DIVISOR)})
+
+
+def _seconds(device, function, *args):
+    """How long a call takes, the work on the device included."""
+    _wait(device)
+    start = time.perf_counter()
+    function(*args)
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What came out of a sweep: its table, its samples, and the paper's claims beside the numbers."""
+
+import numpy as np
+import pandas as pd
+
+from ganseg import runs
+from ganseg.experiments.ablations import evaluation, finished
+from ganseg.figures import pictures
+
+TRAINED = ("nmi_foreground", 0.4)  # what the data set's own configuration must reach before anything is claimed
+
+
+# What trials are compared by: the first that the data set has, and whether more is better
+COMPARED = {"nmi_foreground": True, "landmark_error": False, "taichi_mae": False, "foreground_iou": True}
+
+
+def table(dataset, wanted):
+    """A row for each setting: mean and standard deviation over the seeds, or why there is none.
+
+    Returns a DataFrame indexed by the setting, with columns seeds, status (finished, missing, error, undertrained)
+    and `metric`, `metric_std`. The standard deviation of one seed is NaN.
+    """
+    rows = {}
+    for trial in wanted:
+        rows.setdefault(trial.label, []).append(trial)
+    lines = {}
+    for label, of_seeds in rows.items():
+        records = [record for trial in of_seeds if (record := evaluation(dataset, trial)) is not None]
+        values = pd.DataFrame([_numbers(record) for record in records])
+        line = {"seeds": len(records), "status": _status(dataset, of_seeds)}
+        for name in values:
+            line |= {name: values[name].mean(), f"{name}_std": values[name].std()}
+        lines[label] = line
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def formatted(frame, names):
+    """The named metrics of a table as texts, mean and standard deviation, beside seeds and status."""
+    texts = frame[["seeds", "status"]].copy()
+    for name in [name for name in names if name in frame]:
+        pairs = zip(frame[name], frame[f"{name}_std"], strict=True)
+        texts[name] = ["" if m != m else f"{m:.3f}" if s != s else f"{m:.3f} ± {s:.3f}" for m, s in pairs]
+    return texts
+
+
+def samples(dataset, wanted):
+    """Ten generated pictures with their parts for each setting, of its first finished seed: label -> (H, W, 3)."""
+    strips = {}
+    for trial in wanted:
+        path = runs.outputs_root() / dataset / trial.name / "figures" / "samples.png"
+        if trial.label not in strips and finished(dataset, trial):
+            sheet = pictures.read_picture(path)
+            strips[trial.label] = sheet[: (sheet.shape[1] + 2) // 20 - 2]  # the first row of ten pairs
+    return strips
+
+
+def findings(dataset, sweep, wanted, base):
+    """What the paper says and what came out: a DataFrame with claim, result and numbers.
+
+    base  Trials of the data set's own configuration, one for each seed: where one is undertrained, nothing is claimed
+          of its seed
+    """
+    said = []
+    name, enough = TRAINED
+    trained = {trial.overrides["seed"]: evaluation(dataset, trial) for trial in base}
+    short = {seed for seed, record in trained.items() if record is None or record.get(name, np.inf) < enough}
+    for finding in sweep.findings:
+        here, there = (_by_seed(dataset, wanted, setting) for setting in (finding.trial, finding.than))
+        run = here.keys() & (there.keys() if finding.than else here.keys())
+        seeds = sorted(run - short)
+        line = {"claim": finding.claim, "seeds": len(seeds)}
+        if not seeds:
+            why = f"undertrained: {name} of the data set's own configuration below {enough}" if run else "not run"
+            said.append({**line, "result": why})
+            continue
+        if finding.than is None:
+            yes = [bool(here[seed]["collapse"]) for seed in seeds]
+            line["numbers"] = f"collapse {', '.join(str(int(value)) for value in yes)}"
+        else:
+            metric, more = next((m, more) for m, more in COMPARED.items() if m in here[seeds[0]])
+            pairs = [(here[seed][metric], there[seed][metric]) for seed in seeds]
+            yes = [a < b if more else a > b for a, b in pairs]
+            line["numbers"] = f"{metric} " + ", ".join(f"{a:.3f} against {b:.3f}" for a, b in pairs)
+        result = "reproduced" if all(yes) else "not reproduced" if not any(yes) else "mixed"
+        left_out = "".join(f", seed {seed} undertrained" for seed in sorted(run & short))
+        said.append({**line, "result": f"{result} ({sum(yes)} of {len(yes)} seeds{left_out})"})
+    return pd.DataFrame(said, columns=["claim", "result", "seeds", "numbers"])
+
+
+def _by_seed(dataset, wanted, setting):
+    """Seed -> evaluation of the trials of one setting."""
+    of_setting = [trial for trial in wanted if setting and setting.items() <= trial.setting.items()]
+    return {t.overrides["seed"]: record for t in of_setting if (record := evaluation(dataset, t)) is not None}
+
+
+def _numbers(record):
+    return {k: v for k, v in record.items() if isinstance(v, float) and not k.startswith("untrained_")}
+
+
+def _status(dataset, of_seeds):
+    """The worst of what the seeds' trials are."""
+    open_ones = [trial for trial in of_seeds if not finished(dataset, trial)]
+    for trial in open_ones:
+        error = runs.outputs_root() / dataset / trial.name / "error.txt"
+        if error.exists():
+            return f"error: {error.read_text().strip()}"
+    return f"missing: {len(open_ones)} of {len(of_seeds)}" if open_ones else "finished"

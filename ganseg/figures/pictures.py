@@ -1,0 +1,128 @@
+"""Arrays that people look at: part colours, overlays, points and grids, as uint8 (H, W, 3)."""
+
+import colorsys
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from scipy.ndimage import binary_erosion
+
+from ganseg import files
+
+# Okabe and Ito's colours, distinct for colour-blind readers, without black.
+FIRST = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#555555"]
+
+
+def part_colors(n_parts):
+    """One colour per part: (K, 3) uint8, none twice."""
+    colors = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in FIRST]
+    for i in range(n_parts - len(FIRST)):  # further hues by the golden angle, in three lightnesses
+        rgb = colorsys.hls_to_rgb((0.11 + 0.381966 * i) % 1, (0.35, 0.6, 0.8)[i % 3], 0.75)
+        colors.append(tuple(round(255 * c) for c in rgb))
+    return np.array(colors[:n_parts], dtype=np.uint8)
+
+
+def to_uint8(images):
+    """Images (N, 3, H, W), uint8 or float in [-1, 1] -> (N, H, W, 3) uint8 array."""
+    images = images.detach().cpu()
+    if images.is_floating_point():
+        images = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def overlay(pictures, labels, n_parts, strength=0.6):
+    """Parts painted over pictures: (N, H, W, 3) uint8 and (N, H, W) with 0 background -> (N, H, W, 3)."""
+    palette = np.concatenate([np.zeros((1, 3), np.uint8), part_colors(n_parts)])
+    painted = (1 - strength) * pictures + strength * palette[labels]
+    return np.where((labels > 0)[..., None], painted, pictures).astype(np.uint8)
+
+
+def enlarge(pictures, smallest=96):
+    """Repeat pixels until the pictures are at least so wide: (N, H, W, 3) -> (N, f H, f W, 3)."""
+    f = -(-smallest // pictures.shape[2])
+    return pictures.repeat(f, axis=1).repeat(f, axis=2)
+
+
+def draw_points(pictures, points, radius=2):
+    """Dots on enlarged pictures, coloured by part: points (N, K, n, 2) in [-1, 1] -> (N, H, W, 3)."""
+    colors = [tuple(int(v) for v in c) for c in part_colors(points.shape[1])]
+    return np.stack([_dots(*pair, colors, radius) for pair in zip(pictures, np.asarray(points), strict=True)])
+
+
+def number_parts(picture, centers, there=None):
+    """Discs with the parts' numbers: picture (H, W, 3), centers (K, 2) in [-1, 1], there (K,) bool or None for all."""
+    image = Image.fromarray(picture)
+    draw, radius = ImageDraw.Draw(image), max(7, image.width // 32)
+    for k, (color, (x, y)) in enumerate(zip(part_colors(len(centers)).tolist(), np.asarray(centers), strict=True)):
+        if there is None or there[k]:
+            x, y = ((v + 1) / 2 * (image.width - 1) for v in (x, y))
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(color), outline="black")
+            ink = "black" if sum(color) > 300 else "white"
+            draw.text((x, y), str(k + 1), fill=ink, anchor="mm", font_size=1.4 * radius)
+    return np.asarray(image)
+
+
+def _dots(picture, points, colors, radius):
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    for part, color in zip(points, colors, strict=True):
+        # -1 and 1 are the outer pixel centres of the small picture; the difference is under one of its pixels
+        for x, y in (part[np.isfinite(part).all(axis=-1)] + 1) / 2 * (image.width - 1):
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline="black")
+    return np.asarray(image)
+
+
+def grid(pictures, n_columns, gap=2):
+    """Pictures (N, H, W, 3) side by side on white -> one (H', W', 3)."""
+    N, H, W, _ = pictures.shape
+    n_rows = -(-N // n_columns)
+    sheet = np.full((n_rows * (H + gap) - gap, n_columns * (W + gap) - gap, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = (i // n_columns) * (H + gap), (i % n_columns) * (W + gap)
+        sheet[y : y + H, x : x + W] = picture
+    return sheet
+
+
+def pairs(left, right):
+    """Each left picture beside its right one: (N, H, W, 3) twice -> (N, H, 2 W, 3)."""
+    return np.concatenate([left, right], axis=2)
+
+
+def samples_sheet(generated, n_columns=10):
+    """A grid of generated pictures, each beside itself with points and part masks drawn on."""
+    images = to_uint8(generated.image)
+    labels = generated.masks.argmax(dim=1).cpu().numpy()
+    K = generated.masks.shape[1] - 1
+    masked = draw_points(enlarge(overlay(images, labels, K)), generated.points.detach().cpu().numpy())
+    return grid(pairs(enlarge(images), masked), n_columns)
+
+
+def save(sheet, path, kind="PNG"):
+    """Write a picture file, whole or not at all."""
+    with files.whole(path, "wb") as file:
+        Image.fromarray(sheet).save(file, kind)
+
+
+def png(picture):
+    """(H, W, 3) uint8 as the bytes of a PNG, packed quickly rather than tightly."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def load(path):
+    """A picture file as (H, W, 3) uint8."""
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def outline(picture, mask, color, width=2):
+    """The inner edge of a mask, width pixels thick, drawn on a picture.
+
+    picture  (H, W, 3) uint8
+    mask     (H, W) bool; the border of the picture counts as its edge
+    color    three numbers 0 to 255
+    Returns a new (H, W, 3) uint8.
+    """
+    edge = mask & ~binary_erosion(mask, iterations=width)
+    return np.where(edge[..., None], np.asarray(color, np.uint8), picture)

@@ -1,0 +1,62 @@
+"""Writing files whole or not at all, and saying in one sentence what went wrong."""
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+from ganseg.errors import UserError
+
+NOT_WRITABLE = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
+                errno.EACCES: "it may not be written", errno.EPERM: "it may not be written"}
+
+
+def one_line(error):
+    """What an exception says, in one line; its type's name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def whole(path, mode="w"):
+    """Open a file for writing that takes the place of `path` only once all of it is on the disk.
+
+    mode  "w" for UTF-8 text, "wb" for bytes
+    Where the block fails, what was at `path` before stays. Raises UserError where it cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may write at once
+    try:
+        with writing(path):
+            with open(partial, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # a power cut must not leave a name without its content
+            partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write a text file whole or not at all; see whole."""
+    with whole(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Turn the errors of a path that cannot be written into a UserError of one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # PyTorch wraps what writing a checkpoint raises
+        causes = [error, error.__cause__, error.__context__]
+        reason = next((NOT_WRITABLE[e.errno] for e in causes if getattr(e, "errno", None) in NOT_WRITABLE), None)
+        if reason is None and "PytorchStreamWriter" in str(error):
+            reason = "no room is left"
+        if reason is None:
+            raise
+        raise UserError(
+            f"{path}: cannot be written, {reason}; make room, or set GANSEG_OUTPUTS to another folder. What was saved "
+            "before is kept, and the same command goes on from there."
+        ) from None

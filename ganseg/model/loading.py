@@ -1,0 +1,57 @@
+"""The networks of a run: fresh from its config, or from its checkpoints."""
+
+import torch
+
+from ganseg import checkpoints, runs
+from ganseg.errors import UserError
+from ganseg.model import autoencoder, fast, segmenter
+from ganseg.model.averaging import recalibrate_batchnorm
+
+
+def build_generator(cfg):
+    """A generator as seeded by the config, without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        return fast.build(cfg)
+
+
+def load_generator(run, weights="raw", device="cpu"):
+    """The run's generator in evaluation mode.
+
+    weights  raw, ema, or untrained: a fresh one, as a control
+    Raises UserError where the run has none, or one of another shape.
+    """
+    cfg = run.cfg
+    if weights == "untrained":
+        return recalibrate_batchnorm(build_generator(cfg).to(device), cfg)
+    path, state = run.intact("gan")
+    if path is None:
+        raise runs.missing(run.folder, "gan")
+    return generator_of(cfg, state, weights, path).to(device)
+
+
+def generator_of(cfg, state, weights, path):
+    """The raw or ema generator of a checkpoint's content in evaluation mode; path is for messages."""
+    if "autoencoder" in state:
+        raise UserError(f"{path}: is of an auto-encoder, which paints no pictures of its own; name a GAN's run.")
+    key = "ema" if weights == "ema" else "generator"
+    if key not in state:
+        raise UserError(f"{path}: holds no {weights} generator; name other weights.")
+    return checkpoints.load_weights(build_generator(cfg), state[key], path).eval()
+
+
+def build_segmenter(cfg):
+    """A fresh segmenter of a config; an auto-encoder segments by itself."""
+    return segmenter.build(cfg) if cfg.architecture == "gan" else autoencoder.AsSegmenter(cfg)
+
+
+def load_segmenter(run, name="segmenter", device="cpu"):
+    """The newest segmenter (or control) of a run in evaluation mode.
+
+    Raises UserError where the run has none, or one of another shape.
+    """
+    path, state = run.intact(name)
+    if path is None:
+        raise runs.missing(run.folder, "segmenter")
+    network = build_segmenter(run.cfg.model_copy(update={"backbone_weights": "none"}))  # the checkpoint holds it
+    return checkpoints.load_weights(network, state.get("segmenter"), path).to(device).eval()

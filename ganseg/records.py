@@ -1,0 +1,53 @@
+"""The lines of a run's metrics.jsonl: one JSON object for each thing that was logged."""
+
+import json
+import os
+
+from ganseg import files
+
+NUMBER = int | float
+TIMES = {"time_s": NUMBER, "steps_per_s": NUMBER, "left_s": NUMBER}
+ALWAYS = {  # what each line of a stage holds
+    "train": TIMES, "distill": TIMES, "control": TIMES, "train_samples": {"background_share": NUMBER},
+    "train_health": {"trouble": str},
+}
+
+
+def append(path, record):
+    """Add a record (dict with stage and step) as one line."""
+    with files.writing(path), open(path, "ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            file.write(b"\n")  # after a line that a crash cut short
+        file.write((json.dumps(record) + "\n").encode())
+
+
+def read(path):
+    """All records of a file, oldest first; a line that a crash cut short is passed over."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return [record for record in map(parse, lines) if _is_record(record)]
+
+
+def rewrite(path, kept):
+    """Replace a file by these records, whole or not at all."""
+    files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def parse(text):
+    """What a JSON text holds; None where it is damaged."""
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_record(record):
+    """Whether a parsed line has a stage, a step and what its stage always logs: anything may happen to a text file."""
+    if not isinstance(record, dict) or type(record.get("step")) is not int or not isinstance(record.get("stage"), str):
+        return False
+    of_name = dict(ALWAYS.get(record["stage"], {}))
+    for name in record:
+        if name.endswith(("_share", "_loss", "_penalty")):
+            of_name[name] = NUMBER
+        if name in ("left_out", "notes", "protocols"):
+            of_name[name] = dict
+    return all(isinstance(record.get(name), kind) for name, kind in of_name.items())

@@ -1,0 +1,51 @@
+"""Training of the auto-encoders that the paper holds against its GAN, and what their runs need of the other stages."""
+
+import torch
+import torch.nn.functional as F
+
+from ganseg import distributed
+from ganseg.errors import UserError
+from ganseg.model.autoencoder import Autoencoder, reconstruct
+from ganseg.training.loop import Loop
+
+N_SAMPLES = 30  # pictures in each file of samples/
+
+
+def check(cfg, device):
+    """UserError where an auto-encoder cannot be trained so."""
+    if distributed.size() > 1:
+        raise UserError(f"devices: {cfg.architecture} is trained by one process; leave devices out.")
+
+
+def train(run, real_batch, device):
+    """Train the run's auto-encoder, as ganseg.train.train does a GAN; real_batch is a Batches."""
+    cfg = run.cfg
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        network = Autoencoder(cfg).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr_generator, betas=(0.5, 0.9))
+    loop = Loop(run, "train", "gan", {"autoencoder": network, "optimizer": optimizer}, cfg.max_steps)
+
+    for step in loop.steps():
+        real = real_batch(step, loop.random(step))
+        loss = F.mse_loss(network(real).image, real)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loop.add(reconstruction_loss=loss)
+        record = loop.finish_step(draw=lambda: _draw(network, real_batch.images[:N_SAMPLES]))
+        if record:
+            yield record
+
+
+def _draw(network, images):
+    generated = reconstruct(network.eval(), images)
+    network.train()
+    return generated
+
+
+def keep_as_segmenter(run):
+    """Save the trained auto-encoder as the run's segmenter: it segments photos without distillation."""
+    _, state = run.intact("gan")
+    weights = {f"autoencoder.{name}": value for name, value in state["autoencoder"].items()}
+    run.save("segmenter", state["step"], {"segmenter": weights, "generator_weights": "auto-encoder"})

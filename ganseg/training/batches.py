@@ -1,0 +1,80 @@
+"""Batches of real pictures on the training device, drawn anew from (seed, step) alone."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+import torch.nn.functional as F
+
+from ganseg.devices import memory_format, rng
+from ganseg.model.geometry import to_float
+
+UNKNOWN_ROOM = 2 * 2**30  # bytes, where free memory is not told (mps)
+
+
+class Batches:
+    """An endless pass over shuffled pictures.
+
+    images  (N, 3, S, S) uint8 on the CPU, in memory or mapped from a file, N >= cfg.batch_size
+    Pictures that fit stay on the device; others are read while a GPU computes the step before.
+    """
+
+    def __init__(self, images, cfg, device):
+        self.images, self.cfg, self.device = images, cfg, device
+        self.epoch, self.order = None, None
+        self.resident = device.type != "cpu" and images.nbytes <= _room(device)
+        if self.resident:
+            self.images = images.to(device)
+        # On the CPU there is no other processor to read for
+        self.ahead = device.type != "cpu" and not self.resident
+        self.pool, self.next = ThreadPoolExecutor(1), {}  # step -> future of its batch
+
+    def __call__(self, step, random):
+        """Batch number `step`: (B, 3, S, S) in [-1, 1], augmented with numbers from `random`."""
+        batch = to_float(self._take(step))
+        if self.cfg.random_resized_crop:
+            batch = _resized_crop(batch, random)
+        if self.cfg.flip:
+            rows = (torch.rand(len(batch), generator=random) < 0.5).nonzero().flatten().to(self.device)
+            batch[rows] = batch[rows].flip(-1)
+        return batch.contiguous(memory_format=memory_format(self.cfg, self.device))
+
+    def _take(self, step):
+        """The step's pictures as they are, on the device."""
+        if self.resident:
+            return self.images.index_select(0, self._rows(step).to(self.device))
+        if not self.ahead:
+            return self._gather(step)
+        waiting = self.next.pop(step, None) or self.pool.submit(self._gather, step)
+        batch = waiting.result()
+        self.next = {step + 1: self.pool.submit(self._gather, step + 1)}
+        return batch.to(self.device, non_blocking=True)
+
+    def _gather(self, step):
+        batch = self.images.index_select(0, self._rows(step))  # five times as fast as indexing
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def _rows(self, step):
+        B = self.cfg.batch_size
+        epoch, i = divmod(step, len(self.images) // B)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order = torch.randperm(len(self.images), generator=rng(self.cfg.seed, "order", epoch))
+        return self.order[i * B : (i + 1) * B]
+
+
+def _room(device):
+    """Bytes that pictures may take on a device: half of what is free."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else UNKNOWN_ROOM
+
+
+def _resized_crop(batch, random):
+    """A crop of 0.9-1 of the area and an aspect ratio of 0.9-1.1 from each picture, at its old size."""
+    B = len(batch)
+    area, ratio, x, y = torch.rand(4, B, generator=random)
+    area, ratio = 0.9 + 0.1 * area, torch.exp((2 * ratio - 1) * torch.tensor(1.1).log())
+    w, h = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    theta = torch.zeros(B, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = w, h
+    theta[:, 0, 2], theta[:, 1, 2] = (2 * x - 1) * (1 - w), (2 * y - 1) * (1 - h)
+    window = F.affine_grid(theta, list(batch.shape), align_corners=False).to(batch.device)
+    return F.grid_sample(batch, window, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -1,0 +1,52 @@
+"""A training in several processes of this machine, started by torchrun and followed by its log."""
+
+import os
+import subprocess
+import sys
+import time
+
+import torch
+
+from ganseg.errors import UserError
+
+MAX_RESTARTS = 3  # after a worker has died; each goes on from the newest checkpoint
+
+
+# Else restarted workers may read the addresses of the dead ones in torchrun's store, and wait for them
+ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
+def launch(run):
+    """Train a run in cfg.devices processes on this machine; yields its log records as they are written.
+
+    Raises UserError when the processes failed more often than MAX_RESTARTS times.
+    """
+    cfg, log = run.cfg, run.folder / "workers.log"
+    if torch.cuda.is_available() and cfg.device != "cpu" and torch.cuda.device_count() < cfg.devices:
+        raise UserError(f"devices: {cfg.devices} are wanted, and there are {torch.cuda.device_count()} GPUs.")
+    if cfg.batch_size % cfg.devices:
+        raise UserError(f"batch_size: {cfg.batch_size} pictures cannot be divided among {cfg.devices} devices; "
+                        f"choose a multiple of {cfg.devices}.")
+    seen = len(run.records("train"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cfg.devices),
+               "--max-restarts", str(MAX_RESTARTS), "-m", "ganseg.train",
+               "-p", "dataset", run.folder.parent.name, "-p", "run", run.folder.name]  # it takes --run as its own
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, env=ENV | os.environ, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        while True:
+            ended = process.poll() is not None
+            records = run.records("train")
+            # After a restart some steps are repeated, and their lines with them
+            yield from records[min(seen, len(records)) :]
+            seen = len(records)
+            if ended:
+                break
+            time.sleep(0.5)
+    finally:
+        if process.poll() is None:
+            process.terminate()  # torchrun passes it on; each process ends after a saved step
+            process.wait()
+    if process.returncode:
+        said = [line for line in log.read_text().splitlines() if line.startswith("ganseg: ")]
+        raise UserError(said[-1].removeprefix("ganseg: ") if said else f"{run.label}: its processes failed, see {log}.")

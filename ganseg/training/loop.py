@@ -1,0 +1,246 @@
+"""What the two training loops share: resuming, values between log lines, the clock, checkpoints."""
+
+import contextlib
+import datetime
+import signal
+import threading
+import time
+
+import torch
+
+from ganseg import checkpoints, distributed
+from ganseg.devices import rng
+from ganseg.errors import UserError
+from ganseg.figures import pictures
+from ganseg.training import health, memory
+
+TIMED_STEPS = 20  # from which the whole time is estimated
+LONG_S = 60  # worth an estimate
+MAX_ROLLBACKS = 3
+
+
+class Loop:
+    """Steps of one stage of a run, from its newest checkpoint on.
+
+    run        an opened and started run
+    stage      under which values are logged: train, distill or control
+    name       of the checkpoints: gan, segmenter or control
+    parts      name -> network or optimiser: what a checkpoint holds
+    max_steps  where the stage ends
+    facts      plain values kept in each checkpoint
+    """
+
+    def __init__(self, run, stage, name, parts, max_steps, **facts):
+        self.run, self.stage, self.name, self.parts, self.max_steps = run, stage, name, parts, max_steps
+        self.facts = facts
+        self.attempt = 0  # how often the training was rolled back
+        networks = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
+        self.device = next(networks[0].parameters()).device
+        self.trouble = None  # why it is to be rolled back before the next step
+        self.done, self.window = 0, {}  # steps done; name -> {step: value} since the last log line
+        self._load()
+        self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
+        self.start = self.last = time.monotonic()
+        self.stopping = False
+
+    def _load(self):
+        path, state = self.run.intact(self.name)
+        state = state or {"step": 0}
+        self.done = self.last_done = state["step"]
+        self.attempt = state.get("attempt", 0)
+        self.run.rewind({self.stage, f"{self.stage}_samples", f"{self.stage}_health"}, self.done)
+        troubles = distributed.of_the_first(self.run.records(f"{self.stage}_health"))
+        self.known = {record["trouble"] for record in troubles}
+        self.window = state.get("window", {})
+        for name, part in self.parts.items():
+            if name in state:  # released weights come without optimisers
+                checkpoints.load_weights(part, state[name], path)
+
+    def steps(self):
+        """Step numbers still to do, until max_steps or until max_minutes have passed.
+
+        SIGINT and SIGTERM let the step at hand end, save it and raise KeyboardInterrupt; a second one does at once.
+        """
+        first, begun = self.done, self.start
+        with _asked_to_stop() as asked:
+            try:
+                while self.done < self.max_steps:
+                    if self.done == first + 1:  # the first one warms up
+                        begun = time.monotonic()
+                    if self.done == first + 1 + TIMED_STEPS:
+                        self._say_how_long((time.monotonic() - begun) / TIMED_STEPS)
+                    self.done += 1
+                    minutes = (time.monotonic() - self.start) / 60
+                    time_is_up = minutes > (self.run.cfg.max_minutes or float("inf"))
+                    self.stopping = distributed.any_of(time_is_up or bool(asked), self.device)
+                    yield self.done - 1
+                    if self.trouble:
+                        self._roll_back()
+                    elif self.stopping:
+                        break
+            finally:
+                self.run.release()
+        if self.stopping and self.done < self.max_steps:
+            why = "Stopped" if asked else "max_minutes passed"
+            print(f"{why} at step {self.done}; the same command goes on from there.", flush=True)
+        if asked:
+            raise KeyboardInterrupt
+
+    def random(self, step):
+        """The CPU generator of a step: the same whenever it is made, another one after a roll-back."""
+        return rng(self.run.cfg.seed, self.stage, step, *([self.attempt] if self.attempt else []))
+
+    def _say_how_long(self, step_s):
+        left_s = step_s * (self.max_steps - self.done)
+        if left_s > LONG_S:
+            left = str(datetime.timedelta(minutes=round(left_s / 60)))[:-3]
+            print(f"{self.max_steps - self.done} steps of {step_s:.2g} s take about {left} hours:minutes; "
+                  f"memory at most {memory.peak_gb():.1f} GB so far.", flush=True)
+
+    def add(self, **values):
+        """Keep scalars (tensors) of this step for the next log line."""
+        for name, value in values.items():
+            self.window.setdefault(name, {})[self.done] = value.detach()
+
+    def due(self, kind):
+        """Whether this step is to log, sample or save; the last step does all of them, one in trouble only logs."""
+        every = getattr(self.run.cfg, f"{kind}_every_steps")
+        is_due = self.done % every == 0 or self.done == self.max_steps or (kind == "save" and self.stopping)
+        return is_due and (kind == "log" or not self.trouble)
+
+    def finish_step(self, prepare=None, draw=None):
+        """Log, sample and save what is due after this step; returns the record of a log line, or None.
+
+        prepare  called before a sample or a checkpoint
+        draw     returns the Generated to save as samples; None: this stage has none
+        """
+        record = None
+        if any(map(self.due, ("log", "sample", "save"))):
+            self.check_finite()
+        if prepare and (self.due("sample") or self.due("save")):
+            prepare()
+        if self.due("log"):
+            record = self.log()
+        if draw and self.due("sample"):
+            self.save_samples(draw())
+        if self.due("save"):
+            self.save()
+        return record
+
+    def log(self):
+        """Write the means since the last log line to metrics.jsonl; returns the record."""
+        means = {name: distributed.mean(_mean(values.values())).item() for name, values in self.window.items()}
+        self.window = {}
+        now = time.monotonic()
+        rate = (self.done - self.last_done) / max(now - self.last, 1e-9)
+        self.last, self.last_done = now, self.done
+        left_s = (self.max_steps - self.done) / rate
+        spent_s = self.spent_s + now - self.start
+        times = {"time_s": round(spent_s, 3), "steps_per_s": round(rate, 4), "left_s": round(left_s, 1)}
+        record = self.run.log(self.stage, self.done, **means, **times)
+        self._look_after()
+        return record
+
+    def _look_after(self):
+        """Say, log and act on what has begun to go wrong."""
+        records, shares = self.run.records(self.stage), self.run.records(f"{self.stage}_samples")
+        found = distributed.of_the_first(health.troubles(self.run.cfg, records, shares))
+        for kind, sentence in found.items():
+            if kind not in self.known and not self.trouble:
+                self.known.add(kind)
+                self.run.log(f"{self.stage}_health", self.done, trouble=kind, sentence=sentence)
+                print(f"Warning: {sentence}", flush=True)
+                if self.run.cfg.on_trouble == "stop":
+                    self.save()
+                    raise UserError(f"{self.run.label}: stopped at step {self.done}, as on_trouble asks. {sentence}")
+                if self.run.cfg.on_trouble == "rollback":
+                    self.trouble = sentence
+
+    def _roll_back(self):
+        """Go back to the newest checkpoint before the trouble, with other random numbers from there on."""
+        trouble, self.trouble = self.trouble, None
+        before = [path for path in self.run.checkpoints(self.name) if checkpoints.step_of(path) < self.done]
+        tried = self.attempt
+        if not before or tried == MAX_ROLLBACKS:
+            what = f"rolled back {tried} times" if before else "no checkpoint to go back to"
+            raise UserError(f"{self.run.label}: stopped at step {self.done}, {what}. {trouble}")
+        for path in self.run.checkpoints(self.name):
+            if checkpoints.step_of(path) >= self.done and not distributed.rank():
+                path.unlink()
+        distributed.wait_for_all()
+        self._load()
+        self.attempt = tried + 1
+        self.run.log(f"{self.stage}_health", self.done, trouble=f"rolled back ({self.attempt})", sentence=trouble)
+        self.save()  # again, so that what resumes here takes the other random numbers too
+        print(f"Back to step {self.done}, attempt {self.attempt} of {MAX_ROLLBACKS}.", flush=True)
+
+    def save(self):
+        """Write a checkpoint of the parts and of the values not yet logged."""
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        facts = {"window": self.window, "attempt": self.attempt, **self.facts}
+        self.run.save(self.name, self.done, {**state, **facts})
+
+    def save_samples(self, generated):
+        """Write samples/<step>.png of a Generated and log how its parts are used."""
+        sheet = pictures.samples_sheet(generated, n_columns=5)
+        if not distributed.rank():
+            pictures.save(sheet, self.run.folder / "samples" / f"{self.done:08d}.png")
+        background, *shares = generated.masks.mean(dim=(0, 2, 3)).tolist()
+        of_parts = {f"part_{k}_share": share for k, share in enumerate(shares, start=1)}
+        self.run.log(f"{self.stage}_samples", self.done, background_share=background, **of_parts)
+
+    def check_finite(self):
+        """Raise UserError naming the first step whose loss is not finite, and the last good checkpoint.
+
+        Where the config says rollback, and for a GAN, that is done before the next step instead.
+        """
+        by_step = [(step, name) for name, values in self.window.items() for step in values]
+        by_step = sorted(by_step, key=lambda pair: pair[0])
+        what = next((f"the {n} at step {step}" for step, n in by_step if not self.window[n][step].isfinite()), None)
+        networks = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
+        if what is None and not all(p.isfinite().all() for network in networks for p in network.parameters()):
+            what = f"a weight after step {self.done}"
+        what = distributed.of_the_first(what)  # averaged gradients bring what is not finite to all
+        if what and self.run.cfg.on_trouble == "rollback" and self.stage == "train":
+            self.trouble = f"{what} is not finite: lower the learning rate."
+        elif what:
+            raise UserError(
+                f"{self.run.label}: {what} is not finite, training stopped; the last good checkpoint is "
+                f"{self.run.newest(self.name) or 'none'}. Try a lower learning rate or another seed."
+            )
+
+
+@contextlib.contextmanager
+def _asked_to_stop():
+    """A list that SIGINT or SIGTERM adds to; the second of them interrupts at once."""
+    asked = []
+    if threading.current_thread() is not threading.main_thread():  # signals go to that one
+        yield asked
+        return
+
+    def ask(number, _):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("Stopping after this step; once more stops at once.", flush=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _mean(values):
+    """Mean of scalars, of which a checkpoint's are on the CPU and the newer ones on the device."""
+    values = list(values)
+    return torch.stack([value.to(values[-1].device) for value in values]).mean()
+
+
+def progress(record, max_steps):
+    """A log record as one line for people."""
+    left = time.strftime("%H:%M:%S", time.gmtime(record["left_s"]))
+    values = {k: v for k, v in record.items() if k.endswith(("loss", "penalty", "accuracy"))}
+    numbers = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
+    return f"step {record['step']}/{max_steps}  {record['steps_per_s']:.2f} steps/s  {left} left  {numbers}"

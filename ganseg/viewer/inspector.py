@@ -1,0 +1,311 @@
+"""A generated picture that can be taken apart: its state, the edits, and what is shown of it, without widgets."""
+
+import contextlib
+import json
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ganseg import devices, part_names, runs
+from ganseg.errors import UserError
+from ganseg.figures import pictures
+from ganseg.model import loading
+from ganseg.model.generator import Scene
+
+LAYERS = ("picture", "masks", "heatmaps", "foreground", "background")
+SAMPLED = {  # what can be drawn anew alone -> fields of Scene
+    "points": ["points"], "appearance": ["w"], "background": ["background_style", "background_position"],
+}  # fmt: skip
+GREY = 221  # of what no shown part holds
+MAX_UNDO = 500
+SMALL_PX, FEW_CORES = 64, 2  # up to these one thread paints: of two, one that waits for the browser's core stops both
+PAGE_PX = 256  # smallest width of pictures for people
+
+
+class Painted(NamedTuple):
+    """What a state looks like; `image` is None as long as only level 2 has been computed."""
+
+    heatmaps: np.ndarray  # (K, H, W) in [0, 1]
+    masks: np.ndarray  # (K + 1, H, W), background first
+    image: np.ndarray | None  # (H, W, 3) uint8
+
+
+def open_inspector(run, seed=0):
+    """The Inspector of a run (a Run, or its name as for runs.find) with the generator its segmenter learned from."""
+    run = run if isinstance(run, runs.Run) else runs.find(str(run))
+    G = loading.load_generator(run, run.cfg.distill_generator, devices.choose_device(run.cfg.device))
+    return Inspector(G, seed, run.label, run.folder, part_names.part_names(run))
+
+
+class Inspector:
+    """One generated picture and its edits. Parts are numbered 1..K, as in masks, where 0 is the background.
+
+    Edits of one `gesture` (any value but None), one after another, are a single step for undo; those that say so
+    start from where the gesture began, so that a slider can go back. Each raises UserError for what cannot be.
+    """
+
+    def __init__(self, G, seed=0, label="", folder=None, names=None):
+        self.G, self.cfg, self.label, self.folder = G.eval(), G.cfg, label, folder
+        self.names = names or [f"part {k}" for k in self.parts]
+        self.seed, self._past, self._gesture, self._painted = seed, [], None, (None, None)
+        self.state = self.sample(seed)
+
+    @torch.inference_mode()
+    def sample(self, seed):
+        """The Scene of the first picture of sampling.sample(G, n, seed) for n = 1."""
+        latents = self.G.sample_latents(1, devices.rng(seed, "samples"))
+        return self.G.make_scene(latents).map(lambda field: field[0].float().cpu())
+
+    # Edits
+
+    def new_sample(self, seed):
+        self.seed = seed
+        self._edit(self.sample(seed))
+
+    def reset(self):
+        """The sample as it was drawn; undo takes it back."""
+        self._edit(self.sample(self.seed))
+
+    def undo(self):
+        """Take the last edit back; False where there is none."""
+        if self._past:
+            self.state, self._gesture = self._past.pop(), None
+            return True
+        return False
+
+    def set_points(self, points, gesture=None):
+        """All points at once, (K, n_per, 2), as they come from dragging."""
+        self._edit(self.state._replace(points=_tensor("points", points, self.state.points.shape)), gesture)
+
+    def has_points(self, points):
+        """Whether these are the points, up to float32."""
+        now = self.state.points
+        return np.shape(points) == now.shape and torch.allclose(torch.tensor(points), now, rtol=0, atol=1e-6)
+
+    def move_part(self, part, x, y):
+        """Put a part's centre at (x, y); its points go along."""
+        points = self.state.points.clone()
+        points[self._index(part)] += torch.tensor([x, y]) - points[self._index(part)].mean(dim=0)
+        self._edit(self.state._replace(points=points))
+
+    def move_point(self, part, j, x, y):
+        """Put point j (from 0) of a part at (x, y); centre and extent follow."""
+        points = self.state.points.clone()
+        points[self._index(part), j] = torch.tensor([x, y])
+        self._edit(self.state._replace(points=points))
+
+    def turn(self, part, degrees=0.0, scale=1.0, gesture=None):
+        """Rotate (clockwise as seen) and scale a part about its centre, from where the gesture began."""
+        points, k = self._start(gesture).points.clone(), self._index(part)
+        center = points[k].mean(dim=0)
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        points[k] = center + scale * (points[k] - center) @ torch.tensor([[cos, sin], [-sin, cos]])
+        self._edit(self.state._replace(points=points), gesture)
+
+    def take_appearance(self, part, seed):
+        """Give one part the appearance it has in another sample."""
+        w = self.state.w.clone()
+        w[self._index(part)] = self.sample(seed).w[self._index(part)]
+        self._edit(self.state._replace(w=w))
+
+    def resample(self, what, seed):
+        """Take points, appearance or background, and nothing else, from another sample."""
+        if what not in SAMPLED:
+            raise UserError(f"resample: {what!r} is not among {', '.join(SAMPLED)}.")
+        other = self.sample(seed)
+        self._edit(self.state._replace(**{field: getattr(other, field) for field in SAMPLED[what]}))
+
+    def move_background(self, x, y, gesture=None):
+        self._edit(self.state._replace(background_position=torch.tensor([x, y], dtype=torch.float32)), gesture)
+
+    def interpolate(self, seed, t, gesture=None):
+        """Go the part t in [0, 1] of the way from where the gesture began to another sample, in every field alike."""
+        self._edit(_between(self._start(gesture), self.sample(seed), t), gesture)
+
+    def _start(self, gesture):
+        return self._past[-1] if gesture is not None and gesture == self._gesture else self.state
+
+    def _edit(self, state, gesture=None):
+        if gesture is None or gesture != self._gesture:
+            self._past = [*self._past, self.state][-MAX_UNDO:]
+        self.state, self._gesture = state, gesture
+
+    def _index(self, part):
+        if part not in range(1, self.cfg.n_parts + 1):
+            raise UserError(f"part: {part!r} is not there; the model has the parts 1 to {self.cfg.n_parts}.")
+        return part - 1
+
+    # What is shown
+
+    @torch.inference_mode()
+    def paint(self, only_masks=False):
+        """The state as Painted, computed where it has not been yet; only_masks leaves the picture out if it is new.
+
+        A large model on a CPU needs a third of the time for the masks.
+        """
+        state, painted = self._painted
+        with _few_threads(self.cfg.image_size):
+            if state is not self.state:
+                painted = Painted(*self._masks(self.state), None)
+            if painted.image is None and not only_masks:
+                painted = painted._replace(image=self._blend(self.state, torch.from_numpy(painted.masks)[None]))
+        self._painted = (self.state, painted)
+        return painted
+
+    def layer(self, name, parts=None, opacity=1.0):
+        """One layer of the picture: (H, W, 3) uint8.
+
+        name     picture     as generated
+                 masks       colours of the parts, mixed as the soft masks are; grey where no shown part is
+                 heatmaps    the colour of the strongest heatmap, fading into grey
+                 foreground  the picture where the shown parts are, grey elsewhere, mixed by the soft masks
+                 background  what the model paints with no part anywhere: mask channel 0 set to 1
+        parts    which parts are shown, from 1; None: all
+        opacity  of masks and heatmaps over the picture
+        Before the picture is there, masks and heatmaps stand alone, and masks stand in for the others.
+        """
+        painted = self._painted[1] if self._painted[0] is self.state else self.paint()
+        shown = np.isin(self.parts, self.parts if parts is None else list(parts))[:, None, None]
+        masks, colors = painted.masks[1:] * shown, pictures.part_colors(self.cfg.n_parts).astype(np.float32)
+        if name == "heatmaps":
+            heat = painted.heatmaps * shown
+            strongest, weight = heat.argmax(axis=0), heat.max(axis=0)[..., None]
+            mixed = weight * colors[strongest] + (1 - weight) * GREY
+        else:
+            mixed = np.einsum("khw,kc->hwc", masks, colors) + (1 - masks.sum(axis=0))[..., None] * GREY
+        if painted.image is None:
+            return _uint8(mixed)
+        if name in ("masks", "heatmaps"):
+            return _uint8(opacity * mixed + (1 - opacity) * painted.image)
+        if name == "foreground":
+            weight = masks.sum(axis=0)[..., None]
+            return _uint8(weight * painted.image + (1 - weight) * GREY)
+        return painted.image if name == "picture" else self._without_parts()
+
+    @property
+    def parts(self):
+        return list(range(1, self.cfg.n_parts + 1))
+
+    @property
+    def labels(self):
+        """The part of each pixel: (H, W) uint8, 0 background."""
+        return self.paint(only_masks=True).masks.argmax(axis=0).astype(np.uint8)
+
+    def sheet(self, layers=LAYERS[:4], parts=None, opacity=1.0, smallest=PAGE_PX, points=True):
+        """Layers side by side, enlarged, each with the parts' numbers and, if wanted, points: (H', W', 3) uint8."""
+        chosen = self.parts if parts is None else list(parts)
+        sides = pictures.enlarge(np.stack([self.layer(name, chosen, opacity) for name in layers]), smallest)
+        numbers = [self._numbered(side, chosen, points) if name in LAYERS[:3] else side
+                   for name, side in zip(layers, sides, strict=True)]
+        return pictures.grid(np.stack(numbers), len(numbers), gap=4)
+
+    def _numbered(self, picture, parts, points):
+        """A picture with the numbers of parts at their centres and, if wanted, their points as dots."""
+        there = np.isin(self.parts, parts)
+        if points:
+            chosen = np.where(there[:, None, None], self.state.points.numpy(), np.nan)
+            picture = pictures.draw_points(picture[None], chosen[None], max(2, picture.shape[1] // 80))[0]
+        return pictures.number_parts(picture, self.state.points.mean(dim=1).numpy(), there)
+
+    def _masks(self, state):
+        """Level 2 of the generator: heatmaps (K, H, W) and masks (K + 1, H, W), as arrays."""
+        points, w = (part[None].to(self.G.w_const.device) for part in state[:2])
+        _, heatmaps, masks = self.G.make_masks(points, w)
+        return heatmaps[0].float().cpu().numpy(), masks[0].float().cpu().numpy()
+
+    def _blend(self, state, masks):
+        """Level 3 for masks (1, K + 1, H, W): (H, W, 3) uint8."""
+        device = self.G.w_const.device
+        centers = state.points.mean(dim=1)
+        given = (centers, state.w, state.background_style, state.background_position)
+        image, _, _ = self.G.blend(masks.to(device), *(part[None].to(device) for part in given))
+        return pictures.to_uint8(image)[0]
+
+    @torch.inference_mode()
+    def _without_parts(self):
+        S = self.cfg.image_size
+        masks = torch.zeros(1, self.cfg.n_parts + 1, S, S)
+        masks[:, 0] = 1
+        with _few_threads(S):
+            return self._blend(self.state, masks)
+
+    # Texts and files
+
+    def to_json(self):
+        """The state as text that from_json of another kernel reads; float32 comes back exactly."""
+        shape = {name: getattr(self.cfg, name) for name in SHAPE}
+        values = {name: value.double().tolist() for name, value in self.state._asdict().items()}
+        return json.dumps({"run": self.label, "seed": self.seed, **shape, **values})
+
+    def from_json(self, text):
+        """Take the state of a text by to_json; UserError for other texts and for models of another shape."""
+        try:
+            saved = json.loads(text)
+            seed, theirs = int(saved["seed"]), [saved[name] for name in SHAPE]
+            values = [saved[name] for name in Scene._fields]
+        except (ValueError, KeyError, TypeError):
+            raise UserError("state: this text is not a saved state; paste all of what `State as text` gives.") from None
+        ours = [getattr(self.cfg, name) for name in SHAPE]
+        if theirs != ours:
+            a, b = (", ".join(map("{} {}".format, SHAPE, of)) for of in (theirs, ours))
+            raise UserError(f"state: it has {a} and this model has {b}; open it with a run of its own shape.")
+        values = zip(Scene._fields, values, self.state, strict=True)
+        self._edit(Scene(*(_tensor(name, value, now.shape) for name, value, now in values)))
+        self.seed = seed
+
+    def save_picture(self, path):
+        """Write the picture at its own size as PNG."""
+        pictures.save(self.paint().image, path)
+
+    def save_masks(self, path):
+        """Write the parts as PNG with a palette: pixel value = part, 0 background."""
+        image = Image.fromarray(self.labels, "P")
+        image.putpalette([0, 0, 0, *pictures.part_colors(self.cfg.n_parts).flatten().tolist()])
+        image.save(path)
+
+    @torch.inference_mode()
+    def save_gif(self, path, seed, n_frames=16, frame_ms=80):
+        """Write the way from the picture as it is to another sample, and back: picture and masks side by side."""
+        way = Inspector(self.G, self.seed)
+        start, end, frames = self.state, self.sample(seed), []
+        for t in np.linspace(0, 1, n_frames).tolist():
+            way.state = _between(start, end, t)
+            way.paint()
+            frames.append(Image.fromarray(way.sheet(("picture", "masks"), smallest=128, points=False)))
+        frames += frames[-2:0:-1]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
+
+
+SHAPE = ("n_parts", "n_per", "embedding_dim")  # what must agree between a saved state and a model
+
+
+@contextlib.contextmanager
+def _few_threads(image_size):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if image_size <= SMALL_PX or before <= FEW_CORES else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _between(first, second, t):
+    return Scene(*(a.lerp(b, t) for a, b in zip(first, second, strict=True)))
+
+
+def _tensor(name, values, shape):
+    """Numbers as a float tensor of a shape; UserError where they are not."""
+    try:
+        tensor = torch.as_tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.tensor(math.nan)
+    if tensor.shape != shape or not tensor.isfinite().all():
+        raise UserError(f"{name}: should be finite numbers of shape {tuple(shape)}.")
+    return tensor
+
+
+def _uint8(picture):
+    return (picture + 0.5).clip(0, 255).astype(np.uint8)

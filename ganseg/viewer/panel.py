@@ -1,0 +1,56 @@
+"""What the widgets share: a panel that says what is wrong, pictures that hide while they are empty."""
+
+import io
+from html import escape
+
+import ipywidgets
+
+from ganseg.errors import UserError
+
+WIDE = {"description_width": "initial"}
+
+
+class Panel(ipywidgets.VBox):
+    """A widget that says in `message` what is wrong, where a traceback would help nobody."""
+
+    def __init__(self):
+        self.message, self._busy = ipywidgets.HTML(), False
+        super().__init__()
+
+    def _react(self, action, *fields):
+        """Make an action follow each change of some fields; returns it as a function that never raises a UserError."""
+
+        def observer(_=None):
+            if self._busy:  # an action sets this field, and shows what follows from it itself
+                return
+            self._busy = True
+            try:
+                action()
+                self.message.value = ""
+            except (UserError, OSError) as error:
+                self.message.value = alert(error)
+            finally:
+                self._busy = False
+
+        for field in fields:
+            field.observe(observer, "value")
+        return observer
+
+
+def alert(text):
+    return f'<p role="alert" style="border-left: 4px solid #D55E00; padding-left: 0.6em">{escape(str(text))}</p>'
+
+
+def image_widget(kind):
+    """An Image widget, hidden while it is empty: browsers draw a broken one."""
+    return ipywidgets.Image(format=kind, layout={"display": "none"})
+
+
+def put(image, data):
+    image.value, image.layout.display = data, None if data else "none"
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,185 @@
+"""A run's segmenter on real photos: parts, the worst pictures, what a part means, and the parts' names."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from ganseg import datasets, devices, metrics, part_names
+from ganseg.errors import UserError
+from ganseg.figures import pictures
+from ganseg.metrics import landmarks, masks
+from ganseg.model import loading, prediction
+from ganseg.segment import PhotoSegmenter
+
+VIEW_PX, CROP_PX = 256, 80  # pictures are enlarged to at least so many pixels
+
+# Which pictures are worst: those with the lowest or the highest of a quantity
+MEASURES = {"foreground_iou": "lowest", "landmark_error_with_bias": "highest", "keypoint_error_percent": "highest",
+            "background_share": "highest", "confidence": "lowest", "parts_missing": "highest"}
+
+
+class View(NamedTuple):
+    """One photo as it is shown; pictures are uint8 (H, W, 3), at least VIEW_PX wide."""
+
+    photo: np.ndarray  # with the numbered centroids of the parts that are there
+    parts: np.ndarray  # the parts painted over it
+    truth: np.ndarray | None  # true parts or foreground painted over it, true landmarks as dots; None: not known
+    rows: list[dict]  # per part: part, label, area_share, confidence, x_px, y_px (None: absent)
+
+
+def load_model(run):
+    """The run's newest segmenter on cfg.device, as a segment.PhotoSegmenter; UserError where there is none."""
+    device = devices.choose_device(run.cfg.device)
+    return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device)
+
+
+class Photos:
+    """At most `limit` photos of a split (an even spread) and the segmenter's answers, computed once.
+
+    model  from load_model
+    split  test or train
+    Memory: 4 S^2 bytes a photo; 66 MB for 1,000 of 128 pixels.
+    Raises UserError where the photos cannot be had.
+    """
+
+    def __init__(self, run, model, split="test", limit=1000):
+        self.run, self.model, self.limit = run, model, limit
+        self.photos = datasets.load_pictures(run.cfg, split, limit)
+        self.predicted = prediction.predict(model.network, self.photos.images).numpy()
+        self._errors = None
+
+    def view(self, i, part=None, strength=0.75):
+        """Photo i as a View; part, if given, is painted alone; strength of the colours in [0, 1]."""
+        photos = self.photos
+        known = photos.labels is not None and (photos.masked is None or photos.masked[i])
+        truth = (photos.labels[i].numpy(), int(photos.labels.max())) if known else None
+        points = None if photos.landmarks is None else photos.landmarks[i].numpy()
+        image = pictures.to_uint8(photos.images[i : i + 1])
+        one = prediction.Predicted(*(field[i : i + 1] for field in self.predicted))
+        return _view(image, one, part_names.part_labels(self.run), part, strength, truth, points)
+
+    def measures(self):
+        """Names of the quantities, of MEASURES, that these photos can be ranked by."""
+        photos = self.photos
+        of_points = "keypoint_error_percent" if photos.eyes is None else "landmark_error_with_bias"
+        there = {"background_share", "confidence", "parts_missing"}
+        there |= {"foreground_iou"} if photos.labels is not None else set()
+        there |= {of_points} if photos.landmarks is not None else set()
+        return [name for name in MEASURES if name in there]
+
+    def values(self, measure):
+        """A measure of each photo, (N,) floats, NaN where it is not known.
+
+        foreground_iou and the two errors are those of ganseg.metrics for one picture, confidence the mean over all
+        pixels of the largest probability, parts_missing the number of parts that win no pixel.
+        """
+        area, labels, photos = self.predicted.area, self.predicted.labels, self.photos
+        if measure == "background_share":
+            return 1 - area.sum(axis=1)
+        if measure == "confidence":
+            return self.predicted.certainty
+        if measure == "parts_missing":
+            return (area == 0).sum(axis=1).astype(float)
+        if measure == "foreground_iou":
+            true = photos.labels.numpy() != 0
+            iou = np.array([masks.foreground_iou(labels[i, None], true[i, None]) for i in range(len(photos))])
+            return iou if photos.masked is None else np.where(photos.masked, iou, np.nan)
+        if self._errors is None:
+            self._errors = self._landmark_errors()
+        return self._errors
+
+    def ranked(self, measure, best_first=False):
+        """Indices of the photos, the worst (or best) first; those where the measure is not known come last."""
+        badness = self.values(measure) * (1 if MEASURES[measure] == "lowest" else -1)
+        return np.argsort(-badness if best_first else badness, kind="stable")
+
+    def crops(self, part, n=12):
+        """Where a part is strongest: squares of one size around the largest piece that it wins, outlined.
+
+        Photos are taken by the sum of the part's probability over the pixels that it wins (area x confidence).
+        Returns uint8 (n' <= n, C, C, 3) and the photos' indices; none where the part wins no pixel.
+        """
+        area, S = self.predicted.area[:, part - 1], self.run.cfg.image_size
+        strength = np.nan_to_num(area * self.predicted.confidence[:, part - 1])
+        chosen = np.argsort(-strength, kind="stable")[:n]
+        chosen = chosen[strength[chosen] > 0]
+        if not len(chosen):
+            return np.zeros((0, CROP_PX, CROP_PX, 3), np.uint8), chosen
+        side = round(np.clip(2.5 * math.sqrt(np.median(area[chosen])) * S, S / 4, S))
+        middles = [_middle_of_largest_piece(self.predicted.labels[i] == part) for i in chosen]
+        corners = np.clip(np.rint(np.array(middles) - (side - 1) / 2), 0, S - side).astype(int)  # inside the photo
+        windows = [(i, slice(y, y + side), slice(x, x + side)) for i, (y, x) in zip(chosen, corners, strict=True)]
+        cut = np.concatenate([pictures.to_uint8(self.photos.images[i : i + 1, :, y, x]) for i, y, x in windows])
+        is_part = np.stack([self.predicted.labels[i, y, x] == part for i, y, x in windows])
+        color = pictures.part_colors(part)[-1]
+        larger = zip(pictures.enlarge(cut, CROP_PX), pictures.enlarge(is_part, CROP_PX), strict=True)
+        return np.stack([pictures.outline(picture, mask, color) for picture, mask in larger]), chosen
+
+    def _landmark_errors(self):
+        """Each photo's mean landmark error by a regression with bias, fitted on at most `limit` photos of the split."""
+        cfg, eyes = self.run.cfg, self.photos.eyes
+        fit = datasets.load_pictures(cfg, "fit", min(cfg.fit_pictures or self.limit, self.limit))
+        if fit.landmarks is None:
+            return np.full(len(self.photos), np.nan)
+        fitted = prediction.predict(self.model.network, fit.images, keep_labels=False)
+        x, fit_x = (landmarks.centroids_to_square(c) for c in (self.predicted.centroids, fitted.centroids.numpy()))
+        y, fit_y = (landmarks.landmarks_to_square(p.landmarks, cfg.image_size) for p in (self.photos, fit))
+        found = landmarks.regress(x, fit_x, fit_y, landmarks.fit_with_bias)
+        errors = np.full(len(y), np.nan)
+        for i in range(len(y)):
+            try:
+                errors[i] = landmarks.mean_error(found[i : i + 1], y[i : i + 1], eyes)
+            except metrics.LeftOut:  # no landmark of this picture is known
+                continue
+        return errors
+
+
+def _middle_of_largest_piece(mask):
+    """(y, x) of the centre of the largest connected piece; with two objects in a photo the part has two."""
+    pieces, _ = ndimage.label(mask)
+    return np.argwhere(pieces == np.bincount(pieces[mask]).argmax()).mean(axis=0)
+
+
+def view_file(run, model, source, part=None, strength=0.75):
+    """One's own photo, a path or the bytes of a file, as a View of the square that the segmenter sees.
+
+    Raises UserError when it cannot be read.
+    """
+    try:
+        square = model.square(source)
+    except ValueError as error:
+        name = "the uploaded file" if isinstance(source, bytes) else source
+        raise UserError(f"photo: {name} cannot be read ({error}); choose a JPEG, PNG, WebP or TIFF file.") from None
+    found = prediction.predict(model.network, torch.tensor(square).permute(2, 0, 1)[None]).numpy()
+    return _view(square[None], found, part_names.part_labels(run), part, strength)
+
+
+def _view(image, found, part_labels, part, strength, truth=None, landmarks=None):
+    """A View of image (1, S, S, 3) and a Predicted of one; truth is (labels (S, S), how many parts they have)."""
+    K, S = len(part_labels), image.shape[1]
+    large, labels = pictures.enlarge(image, VIEW_PX), pictures.enlarge(found.labels, VIEW_PX)
+    shown = labels if part is None else np.where(labels == part, labels, 0)
+    there = found.area[0] > 0
+    if part is not None:
+        there &= np.arange(1, K + 1) == part
+    true = None
+    if truth is not None:
+        true = pictures.overlay(large, pictures.enlarge(truth[0][None], VIEW_PX), truth[1], 0.9)
+    if landmarks is not None:
+        true = pictures.draw_points(large if true is None else true, landmarks[None, :, None], radius=3)
+    rows = []
+    for k, (x, y) in enumerate((found.centroids[0] + 1) / 2 * (S - 1)):
+        area = float(found.area[0, k])
+        where = (float(found.confidence[0, k]), round(float(x), 1), round(float(y), 1)) if area else (None,) * 3
+        rows.append({"part": k + 1, "label": part_labels[k], "area_share": area}
+                    | dict(zip(("confidence", "x_px", "y_px"), where, strict=True)))
+    photo = pictures.number_parts(large[0], found.centroids[0], there)
+    return View(photo, pictures.overlay(large, shown, K, strength)[0], None if true is None else true[0], rows)
+
+
+# Names of parts
+
+

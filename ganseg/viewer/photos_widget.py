@@ -1,0 +1,164 @@
+"""Notebook widget: a run's segmenter on real photos, a shell over photos.py."""
+
+from html import escape
+from pathlib import Path
+
+import ipywidgets
+
+from ganseg import part_names
+from ganseg.errors import UserError
+from ganseg.figures import pictures
+from ganseg.viewer import photos
+from ganseg.viewer.panel import WIDE, Panel, alert, image_widget, put
+
+ALL_PARTS = ("all of them", 0)  # None cannot be chosen
+
+
+def photo_browser(run, split="test", limit=1000):
+    """The run's segmenter on photos of a split (at most `limit`) or of one's own, as a PhotoBrowser.
+
+    Where the run has no segmenter, a sentence with the command that makes it.
+    """
+    try:
+        return PhotoBrowser(run, photos.load_model(run), split, limit)
+    except UserError as error:
+        return ipywidgets.HTML(alert(error))
+
+
+class PhotoBrowser(Panel):
+    """Photos by rank, the worst first; parts, truth and table of one; where a part is strongest; its name."""
+
+    def __init__(self, run, model, split, limit):
+        super().__init__()
+        self.run, self.model, self.limit = run, model, limit
+        self.loaded, self.shown, self.own = {}, None, None  # Photos by split, the split, one's own photo
+        self.split = ipywidgets.Dropdown(description="split", options=["test", "train"], value=split, style=WIDE)
+        self.measure = ipywidgets.Dropdown(description="worst by", style=WIDE)
+        self.best_first = ipywidgets.Checkbox(description="best first", indent=False)
+        self.rank = ipywidgets.IntSlider(description="rank", value=1, min=1, max=1, style=WIDE)
+        self.path = ipywidgets.Text(description="own photo", placeholder="path", continuous_update=False, style=WIDE)
+        self.upload = ipywidgets.FileUpload(accept="image/*", description="or upload")
+        self.part = ipywidgets.Dropdown(description="part", style=WIDE)
+        self.name = ipywidgets.Text(description="its name", continuous_update=False, disabled=True, style=WIDE)
+        self.strength = ipywidgets.FloatSlider(description="colours", value=0.75, max=1, step=0.05, style=WIDE)
+        self.caption, self.table, self.crops_note = (ipywidgets.HTML() for _ in range(3))
+        self.photo, self.parts, self.truth, self.crops = (image_widget("png") for _ in range(4))
+        titles = {"centroids": self.photo, "parts": self.parts, "truth": self.truth}
+        self.columns = [ipywidgets.VBox([ipywidgets.Label(title), image]) for title, image in titles.items()]
+        rows = [[self.split, self.measure, self.best_first], [self.rank, self.path, self.upload],
+                [self.part, self.name, self.strength], self.columns]
+        rows = [ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows]
+        self.children = [*rows[:3], self.message, self.caption, rows[3], self.table, self.crops_note, self.crops]
+        self._react(self._list_parts)()
+        self._react(self._choose_split, self.split)()
+        self._react(self._choose_rank, self.measure, self.best_first, self.rank)
+        self._react(self._choose_path, self.path)
+        self._react(lambda: self._choose_own(bytes(self.upload.value[0]["content"])), self.upload)
+        self._react(self._choose_part, self.part)
+        self._react(self._rename, self.name)
+        self._react(self._show, self.strength)
+
+    @property
+    def photos(self):
+        return self.loaded[self.shown]
+
+    def _choose_split(self):
+        split = self.split.value
+        try:
+            if split not in self.loaded:
+                self.loaded[split] = photos.Photos(self.run, self.model, split, self.limit)
+        except UserError:
+            self.split.value = self.shown or split  # what is still to be seen
+            raise
+        self.shown = split
+        measures, before = self.photos.measures(), self.measure.value
+        self.measure.options = measures
+        self.measure.value = before if before in measures else measures[0]
+        self.rank.value, self.rank.max = 1, len(self.photos.photos)
+        self._choose_rank()
+        self._show_crops()
+
+    def _choose_rank(self):
+        self.own, self.path.value = None, ""
+        self._show()
+
+    def _choose_path(self):
+        path = self.path.value.strip()
+        if not path:
+            self._choose_rank()
+        else:
+            self._choose_own(Path(path).expanduser())
+
+    def _choose_own(self, source):
+        before, self.own = self.own, source
+        try:
+            self._show()
+        except UserError:
+            self.own = before
+            raise
+
+    def _choose_part(self):
+        k = self.part.value
+        self.name.disabled = not k
+        self.name.value = part_names.part_names(self.run)[k - 1] if k else ""
+        self._show()
+        self._show_crops()
+
+    def _rename(self):
+        names, k = part_names.part_names(self.run), self.part.value
+        part_names.name_parts(self.run, [*names[: k - 1], self.name.value, *names[k:]])
+        self._list_parts()
+        self._choose_part()
+
+    def _list_parts(self):
+        labels, chosen = part_names.part_labels(self.run), self.part.value
+        self.part.options = [ALL_PARTS, *zip(labels, range(1, len(labels) + 1), strict=True)]
+        self.part.value = chosen or 0
+
+    def _show(self):
+        chosen = {"part": self.part.value or None, "strength": self.strength.value}
+        if self.own is not None:
+            view = photos.view_file(self.run, self.model, self.own, **chosen)
+            name = "the uploaded photo" if isinstance(self.own, bytes) else self.own.name
+            caption = f"{name}, as the square that the segmenter sees"
+        elif self.shown is not None:
+            measure, order = self.measure.value, "best" if self.best_first.value else "worst"
+            i = self.photos.ranked(measure, self.best_first.value)[self.rank.value - 1]
+            view = self.photos.view(i, **chosen)
+            caption = f"{self.photos.photos.names[i]}: {measure} {self.photos.values(measure)[i]:.3g}"
+            caption += f" ({self.rank.value} of {len(self.photos.photos)}, the {order} first)"
+        else:
+            return  # no photo yet
+        self.caption.value = escape(caption)
+        put(self.photo, pictures.png(view.photo))
+        put(self.parts, pictures.png(view.parts))
+        put(self.truth, b"" if view.truth is None else pictures.png(view.truth))
+        self.columns[2].layout.display = self.truth.layout.display  # its title goes with it
+        self.table.value = _parts_table(view.rows)
+
+    def _show_crops(self):
+        self.crops_note.value = ""
+        if not self.part.value or self.shown is None:
+            put(self.crops, b"")
+            return
+        crops, _ = self.photos.crops(self.part.value)
+        among = f"the {len(self.photos.photos)} {self.shown} photos"
+        note = f"where it is strongest among {among}" if len(crops) else f"it is in none of {among}"
+        put(self.crops, pictures.png(pictures.grid(crops, 6)) if len(crops) else b"")
+        self.crops_note.value = escape(f"{self.part.label}: {note}")
+
+
+def _parts_table(rows):
+    """Rows of a View as HTML."""
+    lines = ["<tr><th></th><th>part</th><th>area</th><th>confidence</th><th>centroid, px</th></tr>"]
+    for row, (r, g, b) in zip(rows, pictures.part_colors(len(rows)), strict=True):
+        absent = row["confidence"] is None
+        numbers = ["-"] * 3 if absent else [
+            f"{row['area_share']:.1%}", f"{row['confidence']:.2f}", f"{row['x_px']:.1f}, {row['y_px']:.1f}"]
+        label = escape(row["label"])
+        cells = "".join(f'<td style="text-align: right; padding: 0 0.6em">{number}</td>' for number in numbers)
+        lines.append(f'<tr><td style="background: rgb({r}, {g}, {b}); width: 1.5em"></td><td>{label}</td>{cells}</tr>')
+    note = "Confidence: the part's mean probability over the pixels where it is the most probable."
+    return f'<table>{"".join(lines)}</table><small>{note}</small>'
+
+

@@ -1,0 +1,113 @@
+"""Notebook widget: a run that trains elsewhere, followed by its folder."""
+
+import asyncio
+import time
+from html import escape
+
+import ipywidgets
+from PIL import Image
+
+from ganseg import part_names, runs
+from ganseg.errors import UserError
+from ganseg.viewer import progress
+from ganseg.viewer.panel import WIDE, Panel, alert, encoded, image_widget, put
+
+SHEET_PX = 640  # samples are shrunk to this width
+EVERY_S, PATIENCE_S = 5.0, 3600  # a view looks for news so often, and gives up after so long without any
+NO_STEP = [("none", 0)]  # None cannot be chosen
+STAGES = {"GAN": "train", "segmenter": "distill", "segmenter of the control": "control"}
+
+
+def training_view(run, every_s=EVERY_S):
+    """A run's curves, samples and warnings as a TrainingView, renewed while another process trains it."""
+    return TrainingView(run, every_s)
+
+
+class TrainingView(Panel):
+    """A run's last log line, curves, samples by step, and warnings; a button and a timer read them again.
+
+    The timer needs an event loop, as a notebook has. It ends with the widget (close), with the stage, or after an
+    hour without news; the button starts it again. `timer` is its asyncio.Task or None.
+    """
+
+    def __init__(self, run, every_s):
+        super().__init__()
+        self.run, self.every_s, self.timer, self.progress, self.news = run, every_s, None, None, 0.0
+        self.stage = ipywidgets.Dropdown(description="stage", options=STAGES, style=WIDE)
+        self.again = ipywidgets.Button(description="Refresh")
+        self.step = ipywidgets.SelectionSlider(description="samples of step", options=NO_STEP, style=WIDE)
+        self.warnings, self.table = ipywidgets.HTML(), ipywidgets.HTML()
+        self.curves, self.samples = image_widget("png"), image_widget("jpeg")
+        fields = ipywidgets.HBox([self.stage, self.again])
+        self.children = [fields, self.message, self.warnings, self.table, self.curves, self.step, self.samples]
+        self.again.on_click(lambda _: self.refresh())
+        self.stage.observe(lambda _: self.refresh(), "value")
+        self._react(self._show_samples, self.step)
+        self._read_again = self._react(self._read)
+        self.refresh()
+
+    def refresh(self):
+        """Read the run's folder and show what is there; go on doing so where there is an event loop."""
+        self.progress = None
+        self._read_again()
+        if self.timer is None or self.timer.done():
+            try:
+                self.timer = asyncio.get_running_loop().create_task(self._keep_reading())
+            except RuntimeError:  # a plain Python program: the button remains
+                self.timer = None
+
+    async def _keep_reading(self):
+        while self.comm is not None and not (self.progress and self.progress.finished):  # no comm: closed
+            if time.monotonic() - self.news > PATIENCE_S:
+                return
+            await asyncio.sleep(self.every_s)
+            self._read_again()
+
+    def _read(self):
+        if self.comm is None:
+            return
+        command = self.run.command("train" if self.stage.value == "train" else "distill")
+        before, now = self.progress, progress.progress(self.run, self.stage.value)
+        self.progress = now
+        self.warnings.value = "".join(map(alert, progress.warnings(now, command)))
+        nothing = f"{self.run.label}: nothing is logged yet; what makes it is: {command}"
+        self.table.value = _progress_table(now) if now.records else escape(nothing)
+        if before is None or before[:-2] != now[:-2]:  # all but the time since the last line
+            self.news = time.monotonic()
+            self._list_steps(now.sample_steps if self.stage.value == "train" else [])
+            saved = runs.Run(self.run.folder, now.cfg)  # opened early, this view may know another number of parts
+            curves = progress.curves(now, part_names.part_labels(saved))
+            put(self.curves, b"" if curves is None else encoded(Image.fromarray(curves).quantize(64), "PNG"))
+        self._show_samples()
+
+    def _list_steps(self, steps):
+        """The slider's steps; one that stood at the newest moves on to the newest."""
+        options = [(str(step), step) for step in steps] or NO_STEP
+        stay = self.step.index < len(self.step.options) - 1 and self.step.value in steps
+        chosen = self.step.value if stay else options[-1][1]
+        self.step.options = options
+        self.step.value = chosen
+
+    def _show_samples(self):
+        try:
+            step = self.step.value
+            put(self.samples, _shrunk(progress.sample_sheet(self.run, step)) if step else b"")
+        except UserError:
+            put(self.samples, b"")  # rather than those of another step
+            raise
+
+
+def _progress_table(now):
+    """The last log line of a Progress as HTML."""
+    values = {name: value for name, value in now.records[-1].items() if name != "stage"}
+    head, line = ("".join(f"<{tag} style='padding: 0 0.6em'>{escape(str(cell))}</{tag}>" for cell in cells)
+                  for tag, cells in (("th", [name.replace("_", " ") for name in values]),
+                                     ("td", [f"{v:.4g}" if isinstance(v, float) else v for v in values.values()])))
+    state = "finished" if now.finished else f"last line {now.silent_s:.0f} s ago"
+    return f"<table><tr>{head}</tr><tr>{line}</tr></table><small>{state}</small>"
+
+
+def _shrunk(sheet):
+    image = Image.fromarray(sheet)
+    image.thumbnail((SHEET_PX, 4 * SHEET_PX))
+    return encoded(image, "JPEG", quality=85)

@@ -1,0 +1,249 @@
+"""The cache of decoded pictures: what it is keyed by, and what happens when it is not as written."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from ganseg import config, runs
+from ganseg.datasets import cache, decode
+from ganseg.datasets import load_pictures as load
+from ganseg.devices import rng
+from ganseg.errors import UserError
+from ganseg.training.batches import Batches
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A config of twelve pictures in a folder, each of one grey value of its own, with caches in tmp_path."""
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    (tmp_path / "photos").mkdir()
+    for i in range(12):
+        Image.new("L", (40, 30), 20 * i).save(tmp_path / "photos" / f"{i:02}.png")
+    return config.load("folder", source=str(tmp_path / "photos"), image_size=32, batch_size=4, flip=False)
+
+
+@pytest.fixture
+def built(photos, monkeypatch):
+    """How often pictures were decoded anew, as a list that grows."""
+    calls, write = [], cache._write
+    monkeypatch.setattr(cache, "_write", lambda *args: (calls.append(1), write(*args)))
+    return calls
+
+
+def folders():
+    return [path for path in runs.cache_folder("folder").iterdir() if path.is_dir()]
+
+
+def values(pictures):
+    return (pictures.images[:, 0, 16, 16] // 20).tolist()
+
+
+def test_pictures_are_decoded_once_and_mapped_ever_after(photos, built):
+    first, again = load(photos, "train"), load(photos, "train")
+    assert len(built) == 1 and values(again) == list(range(12)) and torch.equal(first.images, again.images)
+    assert list(again.names) == [f"{i:02}.png" for i in range(12)]
+
+
+@pytest.mark.parametrize("change", [{"image_size": 64}, {"crop": "center"}, {"max_train_pictures": 5}])
+def test_another_size_crop_or_number_has_a_cache_of_its_own(photos, built, change):
+    load(photos, "train")
+    load(photos.model_copy(update=change), "train")
+    load(photos, "train")
+    assert len(built) == 2
+
+
+def test_a_picture_added_or_changed_in_the_source_is_noticed(photos, built, tmp_path):
+    load(photos, "train")
+    Image.new("L", (40, 30), 240).save(tmp_path / "photos" / "12.png")
+    assert values(load(photos, "train"))[-1] == 12 and len(built) == 2
+    Image.new("L", (40, 30), 100).save(tmp_path / "photos" / "00.png")
+    os.utime(tmp_path / "photos" / "00.png", (1, 1))
+    assert values(load(photos, "train"))[0] == 5 and len(built) == 3
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def flip_the_last_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 255
+    path.write_bytes(data)
+
+
+def flip_an_early_byte(path):
+    data = bytearray(path.read_bytes())
+    data[25] ^= 255
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "names.npy", "crc.npy", "index.json"])
+@pytest.mark.parametrize("damage", [truncate, flip_the_last_byte, flip_an_early_byte, os.remove])
+def test_a_damaged_cache_is_noticed_and_built_again(photos, built, name, damage, capsys):
+    load(photos, "train")
+    damage(folders()[0] / name)
+    assert values(load(photos, "train")) == list(range(12)) and len(built) == 2
+    assert ("is damaged" in capsys.readouterr().out) == ((name, damage) != ("index.json", os.remove))
+    load(photos, "train")
+    assert len(built) == 2
+
+
+def test_all_pictures_are_compared_with_their_checksums_when_asked(photos, built, monkeypatch):
+    monkeypatch.setattr(cache, "CHECKED_ROWS", 2)
+    load(photos, "train")
+    images = np.load(folders()[0] / "images.npy", mmap_mode="r+")
+    images[5] = 0
+    images.flush()
+    load(photos, "train")
+    assert len(built) == 1  # the sixth of twelve is not among two
+    load(photos, "train", check_all=True)
+    assert len(built) == 2
+
+
+def test_a_build_that_breaks_off_leaves_nothing_and_the_next_one_succeeds(photos, monkeypatch):
+    def breaks_off(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache.zlib, "crc32", breaks_off)
+        load(photos, "train")
+    assert folders() == []
+    assert len(load(photos, "train")) == 12
+
+
+def test_a_disk_without_room_is_named_before_anything_is_decoded(photos, monkeypatch):
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"12 pictures at 32 pixels need 0.0 GB in .*set GANSEG_OUTPUTS"):
+        load(photos, "train")
+    assert folders() == []
+
+
+def _count(photos, barrier, queue):
+    barrier.wait()
+    queue.put(values(load(photos, "train")))
+
+
+def test_two_processes_building_the_same_cache_do_no_harm(photos):
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(2), context.Queue()
+    workers = [context.Process(target=_count, args=(photos, barrier, queue)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert [queue.get(timeout=120) for _ in workers] == [list(range(12))] * 2
+    for worker in workers:
+        worker.join()
+    assert len(folders()) == 1
+
+
+def test_a_picture_that_cannot_be_read_leaves_the_others_in_their_places(photos, tmp_path):
+    (tmp_path / "photos" / "03.png").write_bytes(b"")
+    pictures = load(photos, "train")
+    assert values(pictures) == [0, 1, 2, *range(4, 12)] and pictures.skipped == [("03.png", "the file is empty")]
+    assert load(photos, "train").skipped == pictures.skipped  # also from the cache
+
+
+def test_an_even_spread_is_gathered_where_fewer_are_asked_for(photos):
+    assert values(load(photos, "train", limit=3)) == [0, 4, 8]
+
+
+# --- batches ---
+
+
+def test_each_epoch_shows_every_picture_once_in_an_order_of_its_own(photos):
+    batches = Batches(load(photos, "train").images, photos, CPU)
+    seen = [((batches(step, rng(step))[:, 0, 0, 0] + 1) * 127.5 / 20).round().int().tolist() for step in range(6)]
+    assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(12))
+    assert seen[:3] != seen[3:]
+
+
+def test_a_step_shows_the_same_pictures_whatever_came_before(photos):
+    images = load(photos, "train").images
+    in_order = Batches(images, photos, CPU)
+    batches = [in_order(step, rng(step)) for step in range(5)]
+    for step in (4, 1, 3):
+        assert torch.equal(Batches(images, photos, CPU)(step, rng(step)), batches[step])
+
+
+def test_pictures_on_the_device_and_streamed_ones_give_the_same_batches(photos):
+    images = load(photos, "train").images
+    plain, ahead, resident = (Batches(images, photos, CPU) for _ in range(3))
+    ahead.ahead, resident.resident = True, True
+    for step in (0, 1, 2, 3, 1):  # back, too
+        batch = plain(step, rng(step))
+        assert torch.equal(ahead(step, rng(step)), batch) and torch.equal(resident(step, rng(step)), batch)
+
+
+def test_a_million_pictures_open_at_once(tmp_path):
+    """A sparse file of the size they would have, and a generated index."""
+    n, S = 1_000_000, 32
+    images = np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=(n, 3, S, S))
+    crc = cache.zlib.crc32(images[0])
+    np.save(tmp_path / "crc.npy", np.full(n, crc, np.uint32))
+    np.save(tmp_path / "names.npy", np.char.mod("folder/%07d.jpg", np.arange(n)))
+    files = {name: ((path := tmp_path / name).stat().st_size, name != "images.npy" and cache._crc_of_file(path) or None)
+             for name in ("images.npy", "crc.npy", "names.npy")}
+    text = json.dumps({"files": files, "skipped": [], **dict.fromkeys(cache.FACTS)})
+    (tmp_path / "index.json").write_text(f"{cache.zlib.crc32(text.encode())}\n{text}")
+    memory, start = psutil.Process().memory_info().rss, time.process_time()
+    pictures = cache.open_cache(tmp_path)
+    assert len(pictures) == n and pictures.names[-1] == "folder/0999999.jpg"
+    assert time.process_time() - start < 2
+    assert psutil.Process().memory_info().rss - memory < 500e6
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_many_pictures_are_decoded_in_processes_to_the_same_rows(as_zip, tmp_path, monkeypatch):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(40):
+        Image.new("RGB", (40, 30), (i, 2 * i, 255 - i)).save(photos / f"{i:02d}.png")
+    (photos / "07.png").write_bytes(b"no picture")
+    source = photos
+    if as_zip:
+        source = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "threads"))
+    cfg = config.load("folder", source=str(source), image_size=32)
+    in_threads = load(cfg, "train")
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "processes"))
+    monkeypatch.setattr(decode, "MANY", 10)
+    monkeypatch.setattr(decode, "AHEAD", 16)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    in_processes = load(cfg, "train")
+    assert torch.equal(in_threads.images, in_processes.images) and len(in_processes) == 39
+    assert list(in_threads.names) == list(in_processes.names) and in_processes.skipped == in_threads.skipped
+
+
+def test_an_error_in_a_process_reaches_the_user(monkeypatch):
+    monkeypatch.setattr(decode, "MANY", 10)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+    def work(i):
+        if i == 30:
+            raise UserError("picture 30 is wrong")
+        return os.getpid()
+
+    pids = decode.in_parallel(lambda i: os.getpid(), 40)
+    assert len(pids) == 40 and (os.getpid() not in pids or sys.platform != "linux")
+    with pytest.raises(UserError, match="picture 30"):
+        decode.in_parallel(work, 40)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there pictures are decoded in processes")
+def test_a_process_that_is_killed_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(decode, "MANY", 10)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(UserError, match="was killed, for want of memory or of room"):
+        decode.in_parallel(lambda i: os.kill(os.getpid(), signal.SIGKILL), 40)

@@ -1,0 +1,79 @@
+"""The auto-encoder variants go through training, distillation and evaluation like the GAN."""
+
+import pytest
+import torch
+from PIL import Image
+
+from ganseg import config, distill, evaluate, runs, segment, train
+from ganseg.errors import UserError
+from ganseg.model import autoencoder, loading
+
+KINDS = ["autoencoder_points", "autoencoder_masks"]
+SMALL = {"segmenter": "unet", "segmenter_width": 4, "max_test_pictures": 4}
+
+
+def make(cfg):
+    torch.manual_seed(0)
+    return autoencoder.Autoencoder(cfg)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_becomes_points_masks_and_a_picture(tiny, kind):
+    cfg = tiny(architecture=kind, **SMALL)
+    out = make(cfg)(torch.rand(2, 3, 32, 32) * 2 - 1)
+    assert out.image.shape == (2, 3, 32, 32) and out.image.abs().max() <= 1
+    torch.testing.assert_close(out.masks.sum(dim=1), torch.ones(2, 32, 32))
+    n_per = cfg.n_per if kind == "autoencoder_points" else 1
+    assert out.points.shape == (2, 3, n_per, 2) and out.points.abs().max() <= 1
+    torch.testing.assert_close(out.points.mean(dim=2), out.centers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_network_learns_from_the_reconstruction(tiny, kind):
+    network = make(tiny(architecture=kind, **SMALL))
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    (network(images).image - images).square().mean().backward()
+    own = ["encoder", "appearance", "background", "generator.w_const", "generator.foreground_blocks"]
+    own += ["generator.mask_blocks"] if kind == "autoencoder_points" else []
+    for name in own:
+        gradients = [p.grad for key, p in network.named_parameters() if key.startswith(name)]
+        assert gradients and any(g is not None and g.abs().max() > 0 for g in gradients), name
+
+
+def test_the_extent_of_a_box_is_a_quarter_of_its_width():
+    masks = torch.zeros(1, 1, 64, 64)
+    masks[..., 16:48, 16:48] = 1  # 32 pixels: distances to the middle are 0.5 to 15.5, 8 on average
+    extent = autoencoder._mask_extent(masks, torch.zeros(1, 1, 2))
+    assert extent.item() * 63 / 2 == pytest.approx(8, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_is_trained_evaluated_and_segments_photos(tiny_run, tmp_path, kind):
+    run = tiny_run(kind, architecture=kind, distill_steps=2, fit_pictures=4, **SMALL)
+    assert [r["step"] for r in train.train(run)] == [2]
+    list(distill.distill_all(run))
+    record = evaluate.evaluate(runs.find(f"creatures/{kind}"))
+    assert {"nmi_foreground", "foreground_iou", "center_spread_px", "extent_px", "mask_entropy"} <= record.keys()
+    assert 0 <= record["mask_entropy"] <= 1
+    assert (run.folder / "samples" / "00000002.png").exists()
+    Image.new("RGB", (30, 40), "white").save(tmp_path / "photo.png")
+    assert segment.load(f"creatures/{kind}").segment(tmp_path / "photo.png").shape == (40, 30)
+    with pytest.raises(UserError, match="auto-encoder"):
+        loading.load_generator(run)
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_equals_straight_through(tiny_run):
+    fields = {"architecture": "autoencoder_points", "save_every_steps": 2, **SMALL}
+    straight, halted = tiny_run("straight", max_steps=4, **fields), tiny_run("halted", max_steps=2, **fields)
+    list(train.train(straight))
+    list(train.train(halted))
+    list(train.train(tiny_run("halted", max_steps=4, **fields)))
+    a, b = (run.load_state("gan")["autoencoder"] for run in (straight, halted))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_an_unknown_architecture_is_refused():
+    with pytest.raises(UserError, match="architecture"):
+        config.load("creatures", architecture="vae")

@@ -1,0 +1,53 @@
+"""What a training needs is told before and at its start."""
+
+import pytest
+import torch
+
+from ganseg import train
+from ganseg.errors import UserError
+from ganseg.training import loop, memory
+
+CPU = torch.device("cpu")
+
+
+def test_a_batch_that_cannot_fit_is_refused_with_one_that_does(tiny, monkeypatch):
+    fixed, per_picture = memory.estimate(tiny())
+    monkeypatch.setattr(memory, "_room", lambda device: fixed + 10.5 * per_picture)
+    memory.check(tiny(batch_size=10), CPU)
+    with pytest.raises(UserError, match="batch_size: 11 pictures of 32 pixels need .*choose batch_size 10 or less"):
+        memory.check(tiny(batch_size=11), CPU)
+    monkeypatch.setattr(memory, "_room", lambda device: fixed)
+    with pytest.raises(UserError, match="choose a smaller image_size or channels, or precision bf16"):
+        memory.check(tiny(), CPU)
+
+
+def test_no_machine_holds_ten_million_pictures_in_a_batch(tiny):
+    with pytest.raises(UserError, match="batch_size: 10000000 pictures .* and there are .* GB; choose batch_size"):
+        memory.check(tiny(batch_size=10_000_000), CPU)
+
+
+def test_the_estimate_is_what_a_step_keeps_for_its_way_back(tiny):
+    """Counted here from the real tensors, twice the batch at twice the bytes."""
+    of_batch = {}
+    for n in (2, 4):
+        G = train._networks(tiny())[0]
+        kept = {}
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = G(G.sample_latents(n))
+        of_batch[n] = (sum(kept.values()), out)
+    grown = (of_batch[4][0] - of_batch[2][0]) / 2
+    _, per_picture = memory.estimate(tiny())
+    assert grown < per_picture < 2.5 * grown  # the discriminator's maps come on top
+
+
+def test_a_long_training_says_how_long_and_how_much_it_will_take(tiny_run, quick, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "LONG_S", 0)
+    monkeypatch.setattr(loop, "TIMED_STEPS", 2)
+    list(train.train(tiny_run(max_steps=5)))
+    said = capsys.readouterr().out
+    assert said.count("hours:minutes") == 1 and "2 steps of" in said and "memory at most" in said

@@ -1,0 +1,283 @@
+"""Killed, interrupted, opened twice, on a full or read-only disk, in trouble: nothing is lost, and it is said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kills
+import pytest
+from conftest import LOGGED
+
+from ganseg import checkpoints, runs, train
+from ganseg.errors import UserError
+from ganseg.training import health
+
+LONG = ["-p", "dataset", "tiny", "-p", "max_steps", "5000", "-p", "log_every_steps", "1", "-p", "save_every_steps",
+        "5000", "-p", "sample_every_steps", "5000", "--run", "x"]
+SCRIPTS = Path(sys.executable).parent
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path / "outputs"
+
+
+def started(command):
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def papermill(folder):
+    given = "{run: x, max_steps: 5000, overrides: {log_every_steps: 1, save_every_steps: 5000}}"
+    notebook = runs.config.ROOT / "notebooks" / "train.ipynb"
+    return [SCRIPTS / "papermill", notebook, folder / "out.ipynb", "-y", given]
+
+
+def wait_for_steps(folder, process, seconds=120):
+    """Until a process has logged its first steps."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+        if len(lines) >= 3:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"no steps were logged: {process.stdout.read() if process.poll() is not None else 'still waiting'}")
+
+
+def test_a_run_killed_five_times_equals_an_undisturbed_one(tmp_path):
+    reached, differences = kills.kill_and_compare(tmp_path, n_kills=5)
+    assert sum(map(len, reached.values())) >= 3, reached  # a fast machine may finish before the last
+    assert differences == []
+
+
+@pytest.mark.parametrize(
+    "start, number",
+    [(start, number) for start in ("module", "command") for number in (signal.SIGINT, signal.SIGTERM)]
+    + [("papermill", signal.SIGINT)],  # SIGTERM ends papermill at once and its notebook's process with it
+)
+def test_an_interrupted_training_saves_the_step_it_was_in_and_goes_on(outputs, tmp_path, start, number):
+    folder = outputs / "tiny" / "x"
+    command = {
+        "module": [sys.executable, "-m", "ganseg.train", *LONG],
+        "command": [SCRIPTS / "ganseg", "train", *LONG],
+        "papermill": papermill(tmp_path),
+    }[start]
+    process = started(command)
+    wait_for_steps(folder, process)
+    process.send_signal(number)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode != 0
+    saved = checkpoints.step_of(next(iter((folder / "checkpoints").glob("gan-*.pt"))))
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert 3 <= saved < 5000 and saved == max(line["step"] for line in logged)
+    if start != "papermill":  # whose own report of an interrupted cell this is
+        assert process.returncode == 130 and "Traceback" not in said and f"Stopped at step {saved}" in said
+    on = [sys.executable, "-m", "ganseg.train", *LONG]
+    on[on.index("max_steps") + 1] = str(saved + 1)
+    assert f"step {saved + 1}/{saved + 1}" in subprocess.run(on, capture_output=True, text=True, check=True).stdout
+
+
+def test_jupyterlabs_interrupt_stops_the_cell_after_a_saved_step(outputs, tmp_path):
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        client.execute("from ganseg import runs, train\n"
+                       "run = runs.open_run('tiny', 'x', max_steps=5000, log_every_steps=1, save_every_steps=5000)\n"
+                       "for record in train.train(run): pass")
+        folder = outputs / "tiny" / "x"
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not (folder / "metrics.jsonl").exists():
+            time.sleep(0.1)
+        time.sleep(0.5)
+        manager.interrupt_kernel()  # what Lab's stop button does
+        reply = client.get_shell_msg(timeout=60)["content"]
+        assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
+        assert len(list((folder / "checkpoints").glob("gan-*.pt"))) == 1
+        client.execute("run.cfg.max_steps", reply=True, timeout=30)  # the kernel is alive
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_a_run_held_by_a_living_process_is_refused_and_one_of_a_dead_process_is_not(outputs):
+    process = started([sys.executable, "-m", "ganseg.train", *LONG])
+    folder = outputs / "tiny" / "x"
+    wait_for_steps(folder, process)
+    before = (folder / "config.yaml").read_bytes()
+    run = runs.open_run("tiny", "x", max_steps=7)
+    with pytest.raises(UserError, match=f"tiny/x is being written by process {process.pid} on .*--run"):
+        next(train.train(run))
+    assert (folder / "config.yaml").read_bytes() == before
+    process.kill()
+    process.communicate()
+    assert [record["step"] for record in train.train(run)][-1] == 7
+    run.hold()  # a finished training holds nothing
+    run.release()
+
+
+# Damaged files
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tiny_run, quick, capsys, damage):
+    fields = {"save_every_steps": 1, "max_steps": 3, "keep_checkpoints": 3}
+    straight = tiny_run("straight", **fields)
+    list(train.train(straight))
+    run = tiny_run("hurt", **fields)
+    list(train.train(run))
+    newest = run.newest("gan")
+    content = bytearray(newest.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 8] = bytes(255 - b for b in content[middle : middle + 8])
+    newest.write_bytes({"truncated": content[:middle], "flipped": content, "empty": b""}[damage])
+    assert run.load_state("gan")["step"] == 2
+    list(train.train(run))
+    said = capsys.readouterr().out
+    assert f"{newest}: cannot be loaded" in said and "gan-00000002.pt is used instead" in said
+    assert kills.equal(checkpoints.load_checkpoint(newest), straight.load_state("gan"))
+    for path in run.checkpoints("gan"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="gan-00000001.pt: cannot be loaded"):
+        next(train.train(run))
+
+
+def test_a_line_after_one_that_was_cut_short_stands_alone(tiny_run):
+    run = tiny_run()
+    run.start("cpu")
+    run.log("train", 1, loss=1.0, **LOGGED)
+    with open(run.folder / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "train", "st')
+    run.log("train", 2, loss=2.0, **LOGGED)
+    assert [record["step"] for record in run.records("train")] == [1, 2]
+
+
+# Disks
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Makes a folder on a disk of its own; options as for mount."""
+    mounted = []
+
+    def mount(options):
+        folder = tmp_path / "disk"
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_a_sentence_and_the_checkpoint_before_stays(tiny_run, quick, small_disk, monkeypatch):
+    disk = small_disk("size=3m")
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(disk))
+    run = tiny_run(max_steps=4, save_every_steps=1, keep_checkpoints=2)
+    steps = train.train(run)
+    run.cfg.log_every_steps = 1
+    assert next(steps)["step"] == 1
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    (disk / "other").write_bytes(bytes(free - 20_000))
+    with pytest.raises(UserError, match="gan-00000002.pt: cannot be written, no room is left; make room"):
+        list(steps)
+    assert run.load_state("gan")["step"] == 1 and not list(run.folder.glob("checkpoints/*.partial"))
+    (disk / "other").unlink()
+    assert list(train.train(run))[-1]["step"] == 4
+
+
+def test_a_read_only_folder_is_a_sentence(tiny_run, small_disk, monkeypatch):
+    disk = small_disk("size=3m,ro")
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(disk))
+    monkeypatch.setattr(train, "_load_pictures", lambda run: train.datasets.load(run.cfg, "train"))
+    with pytest.raises(UserError, match="creatures/run: cannot be written, it is read-only; make room"):
+        next(train.train(tiny_run()))
+
+
+# Health
+
+
+def trouble_at(steps, monkeypatch):
+    """Let the rules find a collapse at the log lines of these steps, the first time each is reached."""
+    left = list(steps)
+
+    def troubles(cfg, records, shares):
+        if left and records and records[-1]["step"] == left[0]:
+            left.pop(0)
+            return {f"collapsed {len(left)}": "Collapsed, for a test."}
+        return {}
+
+    monkeypatch.setattr(health, "troubles", troubles)
+
+
+def test_trouble_is_said_and_logged_and_by_config_stops(tiny_run, quick, monkeypatch, capsys):
+    trouble_at([2], monkeypatch)
+    run = tiny_run("warned", log_every_steps=1, max_steps=3)
+    list(train.train(run))
+    assert "Warning: Collapsed, for a test." in capsys.readouterr().out
+    assert [(r["step"], r["trouble"]) for r in run.records("train_health")] == [(2, "collapsed 0")]
+    trouble_at([2], monkeypatch)
+    run = tiny_run("stopped", log_every_steps=1, max_steps=3, on_trouble="stop")
+    with pytest.raises(UserError, match="creatures/stopped: stopped at step 2, as on_trouble asks. Collapsed"):
+        list(train.train(run))
+    assert run.load_state("gan")["step"] == 2
+
+
+def test_a_roll_back_goes_on_from_the_checkpoint_before_with_other_numbers(tiny_run, quick, monkeypatch, capsys):
+    fields = {"log_every_steps": 1, "save_every_steps": 2, "max_steps": 6, "keep_checkpoints": 9}
+    straight = tiny_run("straight", **fields)
+    list(train.train(straight))
+    results = []
+    for name, stop_after in (("one", None), ("two", 2)):  # the second is left right after its roll-back
+        trouble_at([3], monkeypatch)
+        run = tiny_run(name, **fields, on_trouble="rollback")
+        seen = 0
+        for record in train.train(run):
+            seen += record["step"] >= 3
+            if seen == stop_after:
+                break
+        if stop_after:
+            list(train.train(run))
+        results.append(run)
+    assert "Back to step 2, attempt 1 of 3." in capsys.readouterr().out
+    one, two = (run.load_state("gan") for run in results)
+    assert one["attempt"] == 1 and kills.equal(one, two)
+    assert not kills.equal(one["generator"], straight.load_state("gan")["generator"])
+    assert [r["step"] for r in results[0].records("train")] == [1, 2, 3, 4, 5, 6]
+    early = [checkpoints.load_checkpoint(run.checkpoints("gan")[0]) for run in (results[0], straight)]
+    assert kills.equal(early[0]["generator"], early[1]["generator"])
+
+
+def test_a_training_that_cannot_be_saved_by_rolling_back_ends_with_a_sentence(tiny_run, quick):
+    fields = {"log_every_steps": 1, "save_every_steps": 1, "max_steps": 400, "on_trouble": "rollback"}
+    run = tiny_run(**fields, lr_generator=1.0e30, lr_discriminator=1.0e30)
+    with pytest.raises(UserError, match="stopped at step .*(rolled back 3|no checkpoint to go).*not finite"):
+        list(train.train(run))
+    state = run.load_state("gan")
+    assert state is None or all(value.isfinite().all() for value in state["generator"].values())
+
+
+def test_the_rules_see_what_goes_wrong(tiny):
+    cfg = tiny()
+    well = [{"step": i, "discriminator_loss": 1.0, "concentration_loss": 0.05} for i in range(9)]
+    used = {"step": 9, "background_share": 0.7, "part_1_share": 0.1, "part_2_share": 0.1, "part_3_share": 0.1}
+    assert health.troubles(cfg, well, [used]) == {}
+    cases = {
+        "not finite": ([*well, {"step": 9, "generator_loss": float("nan")}], used),
+        "discriminator winning": ([{**line, "discriminator_loss": 0.01} for line in well], used),
+        "scattered": ([{**line, "concentration_loss": 0.5} for line in well], used),
+        "collapsed": (well, {**used, "part_3_share": 0.0001}),
+        "only background": (well, {**used, "background_share": 0.99}),
+        "no background": (well, {**used, "background_share": 0.01}),
+    }
+    for kind, (lines, shares) in cases.items():
+        assert list(health.troubles(cfg, lines, [shares])) == [kind]

@@ -1,0 +1,249 @@
+"""The inspector in a real JupyterLab in headless Chromium; skipped, saying so, where Chromium is missing."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "inspector.ipynb"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+TOKEN = "inspector"
+WAIT_MS = 180_000  # two busy cores can take minutes to import PyTorch
+SETTINGS = {
+    "@jupyterlab/apputils-extension/notification.jupyterlab-settings": {
+        "fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True,
+    },
+    "@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
+}  # fmt: skip
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)"),
+]
+
+RUN_ALL = """async () => {
+    const app = window.jupyterapp;
+    await app.restored;
+    const { context, sessionContext } = app.shell.currentWidget;
+    await context.ready;
+    await sessionContext.ready;
+    return await app.commands.execute('notebook:run-all-cells');
+}"""
+ASK = """async (code) => {
+    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    const future = kernel.requestExecute({ code, store_history: false });
+    let text = '';
+    future.onIOPub = (message) => {
+        if (message.header.msg_type === 'stream') text += message.content.text;
+        if (message.header.msg_type === 'error') text += message.content.ename + ': ' + message.content.evalue;
+    };
+    await future.done;
+    return text.trim();
+}"""
+SHUT_DOWN = "async () => await window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A JupyterLab on a copy of the notebook, with folders of its own: its URL."""
+    work, settings = tmp_path / "work", tmp_path / "settings"
+    work.mkdir()
+    shutil.copyfile(NOTEBOOK, work / "inspector.ipynb")
+    for name, values in SETTINGS.items():
+        (settings / name).parent.mkdir(parents=True, exist_ok=True)
+        (settings / name).write_text(json.dumps(values))
+    own = {name: str(tmp_path / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR",
+           "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_WORKSPACES_DIR", "GANSEG_OUTPUTS")}  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={work}",
+        "--LabApp.expose_app_in_browser=True",
+    ]  # fmt: skip
+    env = {**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(settings), "OMP_NUM_THREADS": "1"}
+    url = f"http://127.0.0.1:{port}"
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    try:
+        _wait_for(f"{url}/api/status?token={TOKEN}", server)
+        yield url
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _wait_for(url, server):
+    for _ in range(WAIT_MS // 500):
+        assert server.poll() is None, "JupyterLab did not start; see lab.log"
+        try:
+            with urllib.request.urlopen(url):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"{url} does not answer")
+
+
+@pytest.fixture
+def page(lab, tmp_path):
+    """The notebook opened in Lab, all its cells run; `page.said` collects what the console calls an error."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile", executable_path=CHROMIUM, headless=True, args=["--no-sandbox"],
+            viewport={"width": 1500, "height": 1100},
+        )  # fmt: skip
+        page = browser.pages[0]
+        page.set_default_timeout(WAIT_MS)
+        page.said = []
+        page.on("console", lambda message: message.type == "error" and page.said.append(message.text))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.goto(f"{lab}/lab/tree/inspector.ipynb?reset&token={TOKEN}")
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        try:
+            assert page.evaluate(RUN_ALL), "a cell raised an error"
+            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+            yield page
+        finally:
+            page.screenshot(path=tmp_path / "last.png")
+            page.evaluate(SHUT_DOWN)
+            browser.close()
+
+
+def ask(page, code):
+    """What a print in the kernel says."""
+    return page.evaluate(ASK, code)
+
+
+def state(page):
+    """Points and a checksum of the masks of the state in the kernel."""
+    values = "[state.state.points.tolist(), zlib.crc32(state.paint().masks.tobytes())]"
+    points, masks = json.loads(ask(page, f"import json, zlib; print(json.dumps({values}))"))
+    return np.array(points), masks
+
+
+def place(canvas, x, y, size=32):
+    """Where (x, y) in [-1, 1] of a picture of `size` pixels lies on the page."""
+    box, (x, y) = canvas.bounding_box(), (((v + 1) / 2 * (size - 1) + 0.5) / size for v in (x, y))
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def changed_pictures(page, canvas, action):
+    """Do something and wait until the canvas has shown a picture more."""
+    count = int(canvas.get_attribute("data-pictures"))
+    action()
+    page.wait_for_function(f"() => Number(document.querySelector('canvas.ganseg-drag').dataset.pictures) > {count}")
+
+
+def wait_until(condition):
+    for _ in range(120):
+        if condition():
+            return
+        time.sleep(0.5)
+    raise AssertionError("this did not happen within a minute")
+
+
+def test_the_inspector_works_in_a_real_jupyterlab(page, tmp_path):
+    # A part is dragged by its centre
+    canvas = page.locator("canvas.ganseg-drag")
+    canvas.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "1_opened.png")
+    points, masks = state(page)
+    # The centre farthest from the others, so that no other handle lies in the way
+    centers = points.mean(axis=1)
+    part = np.linalg.norm(centers[:, None] - centers, axis=-1).sum(axis=1).argmax()
+    goal = -0.5 * np.sign(centers[part])
+    page.mouse.move(*place(canvas, *centers[part]))
+    page.mouse.down()
+    for t in np.linspace(0, 1, 20)[1:]:
+        page.mouse.move(*place(canvas, *(centers[part] + t * (goal - centers[part]))))
+    page.mouse.up()
+    wait_until(lambda: np.allclose(state(page)[0].mean(axis=1), np.where(
+        np.arange(len(points))[:, None] == part, goal, centers), atol=0.05))  # fmt: skip
+    assert state(page)[1] != masks
+    page.screenshot(path=tmp_path / "2_dragged.png")
+
+    # From a pointer's move to the changed picture
+    page.mouse.move(*place(canvas, *goal))
+    page.mouse.down()
+    times = []
+    for i in range(50):
+        start = time.perf_counter()
+        where = place(canvas, *(goal + [0.02 * (i % 10), 0.01]))
+        changed_pictures(page, canvas, lambda where=where: page.mouse.move(*where))
+        times.append(time.perf_counter() - start)
+    page.mouse.up()
+    print(f"from drag to picture: median {1000 * np.median(times):.0f} ms, load {os.getloadavg()[0]:.1f}")
+
+    # Undo takes the second drag back, whole
+    page.get_by_role("button", name="Undo").click()
+    wait_until(lambda: np.allclose(state(page)[0].mean(axis=1)[part], goal, atol=0.05))
+
+    # By keyboard: Tab goes from the centre to its first point, an arrow key moves it, Lab hears neither; Escape leaves
+    n_cells = page.locator(".jp-Notebook .jp-Cell").count()
+    before = state(page)[0]
+    canvas.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("b")
+    before[part, 0, 0] += 1 / 8
+    wait_until(lambda: np.allclose(state(page)[0], before, atol=1e-3))
+    assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")
+    assert not page.evaluate("() => document.activeElement.matches('canvas.ganseg-drag')")
+
+    # A bad state is a message, and the kernel lives
+    page.get_by_label("state", exact=True).fill("hello")
+    page.get_by_role("button", name="Load text").click()
+    page.get_by_text("not a saved state").wait_for()
+    assert ask(page, "print(1 + 1)") == "2"
+    page.screenshot(path=tmp_path / "3_edited.png")
+
+    _photos(page, tmp_path)
+    assert page.said == []
+
+
+def _photos(page, tmp_path):
+    """Another photo changes what is shown; a chosen part shows its crops."""
+    rank = page.locator(".widget-hslider", has_text="rank").locator(".widget-readout")
+    rank.scroll_into_view_if_needed()
+    images = page.locator(".jp-OutputArea-output", has_text="worst by").locator("img.widget-image")
+    first = images.first.get_attribute("src")
+    rank.fill("7")
+    rank.press("Enter")
+    wait_until(lambda: images.first.get_attribute("src") != first)
+    page.locator(".widget-dropdown", has_text="all of them").locator("select").select_option(index=3)
+    page.get_by_text("part 3: where it is strongest among").wait_for()
+    images.last.scroll_into_view_if_needed()  # the crops
+    page.screenshot(path=tmp_path / "4_photos.png")
+    shot = Image.open(io.BytesIO(images.first.screenshot()))
+    assert len(shot.convert("RGB").getcolors(100_000)) > 20  # a photo is shown, not an empty frame
+    # One's own photo, uploaded; then a file that is none
+    Image.new("RGB", (60, 40), "orange").save(tmp_path / "own.png")
+    (tmp_path / "none.png").write_bytes(b"no picture")
+    _upload(page, tmp_path / "own.png")
+    page.get_by_text("the uploaded photo, as the square that the segmenter sees").wait_for()
+    _upload(page, tmp_path / "none.png")
+    page.get_by_text("photo: the uploaded file cannot be read").wait_for()
+
+
+def _upload(page, path):
+    with page.expect_file_chooser() as chooser:
+        page.locator("button.widget-upload").click()
+    chooser.value.set_files(path)
