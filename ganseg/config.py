@@ -1,7 +1,6 @@
 """Every setting of a run in one flat, checked model; params/<dataset>.yaml holds what differs from it."""
 
 import difflib
-import os
 import reprlib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ganseg import files
 from ganseg.errors import UserError
+from ganseg.files import ROOT
 
 _short = reprlib.Repr()  # a YAML file may unfold to billions of entries
 _short.maxlevel, _short.maxstring, _short.maxother = 2, 100, 100
-ROOT = Path(os.environ.get("GANSEG_ROOT", Path(__file__).resolve().parents[1]))
 
 NOT_DATASETS = ("ablations", "published")  # other files of params/
 

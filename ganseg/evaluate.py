@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from ganseg import arguments, datasets, devices, metrics
+from ganseg import arguments, devices, metrics
+from ganseg.datasets.loading import load_pictures
 from ganseg.figures import pictures, report
 from ganseg.model import autoencoder, loading, sampling
 from ganseg.model.prediction import predict
@@ -21,7 +22,7 @@ def evaluate(run):
     """
     cfg = run.cfg
     device = devices.choose_device(cfg.device)
-    test, fit = datasets.load_pictures(cfg, "test"), datasets.load_pictures(cfg, "fit", cfg.fit_pictures)
+    test, fit = load_pictures(cfg, "test"), load_pictures(cfg, "fit", cfg.fit_pictures)
     if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
         fit = fit.take([])  # there is nothing to fit
     (run.folder / "figures").mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ganseg.errors import UserError
 
+ROOT = Path(os.environ.get("GANSEG_ROOT", Path(__file__).resolve().parents[1]))  # of the project
 NOT_WRITABLE = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
                 errno.EACCES: "it may not be written", errno.EPERM: "it may not be written"}
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ganseg import datasets, runs
+from ganseg import runs
+from ganseg.datasets.loading import READERS, check_layout, load_pictures, published_counts, spread, wanted_files
 from ganseg.datasets.source import Source, locate
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -17,11 +18,11 @@ def layout(cfg):
     """
     if cfg.reader == "creatures":
         return []
-    reader = datasets.READERS[cfg.reader]
+    reader = READERS[cfg.reader]
     path = locate(cfg.source, f"where the pictures lie with -p source ({reader.OBTAIN})")
     with Source(path, archives=reader.ARCHIVES) as source:
-        datasets.check_layout(source, cfg.reader)
-        return [{"file": w.name, "there": source.has(w), "needed_for": w.purpose} for w in datasets.wanted(cfg.reader)]
+        check_layout(source, cfg.reader)
+        return [{"file": w.name, "there": source.has(w), "needed_for": w.purpose} for w in wanted_files(cfg.reader)]
 
 
 def build(run):
@@ -30,7 +31,7 @@ def build(run):
     Returns the pictures by split: train and test.
     """
     cfg = run.cfg
-    splits = {split: datasets.load_pictures(cfg, split, check_all=True) for split in ("train", "test")}
+    splits = {split: load_pictures(cfg, split, check_all=True) for split in ("train", "test")}
     if cfg.reader != "creatures":
         lists = {"split_list": str(locate(cfg.split_list, "a file"))} if cfg.split_list else {}
         runs.remember(cfg.dataset, source=str(locate(cfg.source, "the pictures")), **lists)
@@ -39,7 +40,7 @@ def build(run):
 
 def counts(cfg, splits):
     """How many pictures there are: a list of dicts with split, pictures, published, and how many show what."""
-    published = datasets.published(cfg)
+    published = published_counts(cfg)
     train, test = splits["train"], splits["test"]
     all_rows = np.arange(len(train))
     rows_of = {"train": (train, all_rows), "fit": (train, all_rows if train.fit is None else train.fit),
@@ -62,7 +63,7 @@ def draw(run, splits):
     """
     train, test = splits["train"], splits["test"]
     fit = np.arange(len(train)) if train.fit is None or not len(train.fit) else train.fit
-    few = [train.take(fit[datasets.spread(len(fit), N_SHOWN)]), test.take(datasets.spread(len(test), N_SHOWN))]
+    few = [train.take(fit[spread(len(fit), N_SHOWN)]), test.take(spread(len(test), N_SHOWN))]
     plain = np.concatenate([pictures.enlarge(pictures.to_uint8(photos.images)) for photos in few])
     drawn = np.concatenate([_annotated(photos) for photos in few])
     shown = pictures.pairs(plain, drawn) if (plain != drawn).any() else plain
@@ -88,7 +89,7 @@ def download(cfg):
 
     Raises UserError where it can fetch nothing of it, or a download fails.
     """
-    fetch = getattr(datasets.READERS.get(cfg.reader), "download", None)
+    fetch = getattr(READERS.get(cfg.reader), "download", None)
     if fetch is None:
         raise UserError(f"download: torchvision does not offer {cfg.dataset}; get it by hand.")
     if not cfg.source:

@@ -2,7 +2,8 @@
 
 import torch
 
-from ganseg import arguments, checkpoints, datasets, devices, distributed, files
+from ganseg import arguments, checkpoints, devices, distributed, files
+from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.model import averaging, loading, sampling
 from ganseg.model.discriminator import Discriminator
@@ -26,11 +27,14 @@ def train(run):
         run.start(device)
         yield from launch.launch(run)
         return
+    gan = cfg.architecture == "gan"
+    if not gan:
+        autoencoding.check(cfg)
     device = distributed.start(cfg, device)
     photos = _load_photos(run)
     real_batch = Batches(photos.images, cfg, device)
-    gan = cfg.architecture == "gan"
-    (memory if gan else autoencoding).check(cfg, device)
+    if gan:
+        memory.check(cfg, device)
     run.hold()
     run.start(device)
     distributed.wait_for_all()
@@ -130,7 +134,7 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
 
 
 def _load_photos(run):
-    photos = datasets.load_pictures(run.cfg, "train")
+    photos = load_pictures(run.cfg, "train")
     if len(photos) < run.cfg.batch_size:
         names = ", ".join(name for name, _ in photos.skipped[:10])
         unread = f" ({len(photos.skipped)} could not be read: {names})" if photos.skipped else ""

@@ -55,7 +55,7 @@ def test_what_cannot_be_is_refused_with_field_value_and_what_is_allowed(fields, 
                                          ("", "known are celeba")])
 def test_an_unknown_data_set_is_refused_naming_the_nearest_and_the_known_ones(name, words):
     with pytest.raises(UserError, match="dataset: there is no") as error:
-        config.load_state(name)
+        config.load(name)
     assert words in str(error.value) and "lfw" in str(error.value)
 
 

@@ -8,7 +8,8 @@ from PIL import Image
 from test_readers_celeba_flowers import write_celeba, write_celeba_aligned, write_flowers
 from test_readers_cub_taichi import write_cub, write_taichi
 
-from ganseg import datasets, distill, evaluate, prepare, runs, train
+from ganseg import distill, evaluate, prepare, runs, train
+from ganseg.datasets.loading import READERS, load_pictures, wanted_files
 from ganseg.errors import UserError
 from ganseg.figures import report
 
@@ -85,15 +86,15 @@ def test_a_drawn_data_set_has_nothing_to_prepare_but_is_shown(small):
 def test_a_limit_leaves_pictures_to_fit_on_where_they_are_few(small, tmp_path):
     write_taichi(tmp_path / "data")
     run = small("taichi", source=str(tmp_path / "data"), max_train_pictures=2)
-    train = datasets.load_pictures(run.cfg, "train")
-    assert len(train.fit) == 2 and len(datasets.load_pictures(run.cfg, "fit")) == 2 and len(train) <= 4
+    train = load_pictures(run.cfg, "train")
+    assert len(train.fit) == 2 and len(load_pictures(run.cfg, "fit")) == 2 and len(train) <= 4
 
 
 def test_an_archive_is_left_alone_where_it_is_unpacked_already(small, tmp_path):
     write_cub(tmp_path / "data")
     (tmp_path / "data" / "CUB_200_2011.tgz").write_bytes(b"damaged")
     (tmp_path / "data" / "._segmentations.tgz").write_bytes(b"clutter")
-    assert len(datasets.load_pictures(small("cub", source=str(tmp_path / "data")).cfg, "test")) == 3
+    assert len(load_pictures(small("cub", source=str(tmp_path / "data")).cfg, "test")) == 3
 
 
 def test_every_missing_file_is_named_with_where_the_set_is_obtained(small, tmp_path):
@@ -102,10 +103,10 @@ def test_every_missing_file_is_named_with_where_the_set_is_obtained(small, tmp_p
     for dataset in SETS.keys() - {"folder"}:
         with pytest.raises(UserError) as error:
             prepare.layout(small(dataset, source=str(tmp_path / "data")).cfg)
-        for wanted in datasets.wanted(dataset):
+        for wanted in wanted_files(dataset):
             lacks = str(error.value).split(";")[0]
             assert (wanted.name in lacks) == wanted.required, lacks
-        assert datasets.READERS[dataset].OBTAIN in str(error.value)
+        assert READERS[dataset].OBTAIN in str(error.value)
     assert not (tmp_path / "outputs").exists()
 
 
@@ -115,7 +116,7 @@ def test_a_source_inside_a_zip_is_read_as_if_unpacked(small, tmp_path):
         for path in (tmp_path / "data").rglob("*"):
             archive.write(path, path.relative_to(tmp_path / "data"))
     cfgs = [small("cub", source=str(tmp_path / name)).cfg for name in ("data", "cub.zip")]
-    unpacked, zipped = (datasets.load_pictures(cfg, "test") for cfg in cfgs)
+    unpacked, zipped = (load_pictures(cfg, "test") for cfg in cfgs)
     assert (unpacked.images == zipped.images).all() and (unpacked.labels == zipped.labels).all()
 
 

@@ -42,7 +42,7 @@ def test_a_finished_distillation_goes_on_with_more_steps(trained, tiny_run):
     wishes = {"segmenter": "unet", "segmenter_width": 4, "distill_batch_size": 2}
     list(distill.distill(tiny_run("trained", **wishes, distill_steps=2)))
     list(distill.distill(tiny_run("trained", distill_steps=4)))
-    assert runs.find(trained.folder).load("segmenter")["step"] == 4
+    assert runs.find(trained.folder).load_state("segmenter")["step"] == 4
     assert loading.load_segmenter(tiny_run("trained")) is not None
 
 

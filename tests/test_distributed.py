@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from ganseg import arguments, runs, train
+from ganseg import distill, runs, train
 from ganseg.errors import UserError
 
 HERE = Path(__file__).parent
@@ -86,7 +86,7 @@ def test_what_cannot_be_divided_is_refused_before_anything_starts(tiny_run, quic
     with pytest.raises(UserError, match="autoencoder_points is trained by one process"):
         next(train.train(tiny_run("c", architecture="autoencoder_points")))
     with pytest.raises(SystemExit, match="distill is done by one process: start it without torchrun"):
-        arguments.run_stage("distill", ["-p", "dataset", "tiny"])
+        distill.main(["-p", "dataset", "tiny"])
 
 
 def test_the_processes_are_stopped_with_the_one_that_started_them(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from ganseg import arguments, checkpoints, config
 from ganseg.datasets import decode
 from ganseg.datasets.source import Source
 from ganseg.errors import UserError
-from ganseg.experiments import ablations, compare
+from ganseg.experiments import compare, trials
 from ganseg.figures import report
 from ganseg.viewer import progress
 
@@ -104,7 +104,7 @@ def test_yaml_files(tmp_path, seed):
         path = tmp_path / "x.yaml"
         path.write_bytes(mutated((SAVED if chance.random() < 0.5 else SWEEP).encode(), chance))
         one_sentence("YAML files", config.read, path)
-        one_sentence("YAML files", ablations.load_sweep, "n_per", path)
+        one_sentence("YAML files", trials.load_sweep, "n_per", path)
 
 
 def test_a_yaml_file_that_unfolds_to_billions_is_one_sentence(tmp_path):
@@ -113,7 +113,7 @@ def test_a_yaml_file_that_unfolds_to_billions_is_one_sentence(tmp_path):
     path = tmp_path / "bomb.yaml"
     path.write_text("\n".join([*lines, "reader: *j", "dataset: tiny"]))
     assert one_sentence("YAML files", config.read, path) is None
-    assert one_sentence("YAML files", ablations.load_sweep, "a", path) is None
+    assert one_sentence("YAML files", trials.load_sweep, "a", path) is None
 
 
 def pictures():

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from ganseg import datasets, devices, runs, train
+from ganseg import devices, runs, train
+from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.model.discriminator import Discriminator
 from ganseg.model.generator import Generator
@@ -136,8 +137,8 @@ def test_fewer_pictures_than_a_batch_are_refused_and_nothing_is_written(tiny_run
 def test_a_warm_start_takes_over_the_weights(trained, tiny_run, quick, tmp_path):
     path = trained.newest("gan")
     still = {"lr_generator": 1e-30, "lr_discriminator": 1e-30, "seed": 5, "max_steps": 1}
-    warm = run_through(tiny_run("warm", warm_start=str(path), **still)).load("gan")
-    cold = run_through(tiny_run("cold", **still)).load("gan")
+    warm = run_through(tiny_run("warm", warm_start=str(path), **still)).load_state("gan")
+    cold = run_through(tiny_run("cold", **still)).load_state("gan")
     weights = {name: trained.load_state("gan")[name] for name in ("generator", "discriminator")}
     for name, state in weights.items():
         learned = [key for key in state if key.endswith(("weight", "w_const"))]
@@ -163,7 +164,7 @@ def test_bfloat16_stays_finite_and_keeps_the_weights_in_float32(tiny_run, quick)
 
 @pytest.mark.parametrize("fields", [{"flip": True}, {"flip": False, "random_resized_crop": True}])
 def test_augmentation_changes_the_batch_and_keeps_its_shape_and_range(tiny, fields):
-    images = datasets.load_pictures(tiny(), "train").images
+    images = load_pictures(tiny(), "train").images
     cfgs = tiny(flip=False), tiny(**fields)
     plain, batch = (Batches(images, cfg, torch.device("cpu"))(0, devices.rng(1)) for cfg in cfgs)
     assert batch.shape == plain.shape == (4, 3, 32, 32) and batch.abs().max() <= 1

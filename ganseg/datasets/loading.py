@@ -89,12 +89,12 @@ def _from_cache(cfg, split, most, check_all):
     return cache.open_or_build(root / f"{split}-{digest}", make, cfg.image_size, cfg.crop, check_all)
 
 
-def wanted(reader):
+def wanted_files(reader):
     """The layout that a reader looks for, a list of base.Wanted."""
     return READERS[reader].WANTED_ALIGNED if reader == "celeba_aligned" else READERS[reader].WANTED
 
 
-def published(cfg):
+def published_counts(cfg):
     """Pictures per split as published, where they are."""
     if cfg.reader in ("creatures", "celeba_aligned") or (cfg.reader == "cub" and not cfg.split_list):
         return {}  # CUB's published numbers are those of a list
@@ -103,6 +103,6 @@ def published(cfg):
 
 def check_layout(source, reader):
     """Raise UserError naming every required file that is missing."""
-    missing = [w.name for w in wanted(reader) if w.required and not source.has(w)]
+    missing = [w.name for w in wanted_files(reader) if w.required and not source.has(w)]
     if missing:
         raise source.error(f"lacks {', '.join(missing)}; {READERS[reader].OBTAIN}.")

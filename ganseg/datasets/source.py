@@ -15,7 +15,7 @@ import zlib
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ganseg import config, files
+from ganseg import files
 from ganseg.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -35,7 +35,7 @@ def locate(path, wanted, called="source"):
     if not path:
         raise UserError(f"{called}: is not set; name {wanted}.")
     path = os.path.expanduser(path)  # which leaves ~nobody as it is
-    candidates = [Path(path), config.ROOT / path]
+    candidates = [Path(path), files.ROOT / path]
     for candidate in candidates:
         if candidate.exists():
             return candidate.absolute()

@@ -59,7 +59,7 @@ def variants(G, n_pictures=8):
     return {"as designed": G, **{name: _recalibrated(variant, n_pictures) for name, variant in changed.items()}}
 
 
-def load(run, weights, n_pictures=8):
+def load_generator(run, weights, n_pictures=8):
     """A run's generator on its device; weights raw | ema | untrained, the last with statistics of n_pictures only."""
     device = devices.choose_device(run.cfg.device)
     if weights == "untrained":

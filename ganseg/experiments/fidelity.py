@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganseg import checkpoints, datasets, devices
+from ganseg import checkpoints, devices
+from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.metrics import frechet
@@ -51,7 +52,7 @@ def measure(run, n_generated=50_000, weights=None, inception_weights=None, featu
     inception, digest, reason = _load_inception(inception_weights, device)
     networks = {name: network for name, network in (("own", own), ("inception", inception)) if network}
 
-    photos = datasets.load_pictures(cfg, "train")
+    photos = load_pictures(cfg, "train")
     real = features((batch.to(device) for batch in photos.images.split(BATCH)), networks)
     whole = cfg.max_train_pictures is None or len(photos) < cfg.max_train_pictures
     count = f"{n_generated // 1000}k" if n_generated % 1000 == 0 else str(n_generated)

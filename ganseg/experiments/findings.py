@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ganseg import runs
-from ganseg.experiments.ablations import evaluation, finished
+from ganseg.experiments.trials import evaluation, finished
 from ganseg.figures import pictures
 
 TRAINED = ("nmi_foreground", 0.4)  # what the data set's own configuration must reach before anything is claimed

@@ -111,7 +111,7 @@ def png(picture):
     return buffer.getvalue()
 
 
-def load(path):
+def read_picture(path):
     """A picture file as (H, W, 3) uint8."""
     return np.asarray(Image.open(path).convert("RGB"))
 

@@ -11,7 +11,7 @@ from ganseg.training.loop import Loop
 N_SAMPLES = 30  # pictures in each file of samples/
 
 
-def check(cfg, device):
+def check(cfg):
     """UserError where an auto-encoder cannot be trained so."""
     if distributed.size() > 1:
         raise UserError(f"devices: {cfg.architecture} is trained by one process; leave devices out.")

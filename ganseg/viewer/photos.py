@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ganseg import datasets, devices, metrics, part_names
+from ganseg import devices, metrics, part_names
+from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.metrics import landmarks, masks
@@ -47,7 +48,7 @@ class Photos:
 
     def __init__(self, run, model, split="test", limit=1000):
         self.run, self.model, self.limit = run, model, limit
-        self.photos = datasets.load_pictures(run.cfg, split, limit)
+        self.photos = load_pictures(run.cfg, split, limit)
         self.predicted = prediction.predict(model.network, self.photos.images).numpy()
         self._errors = None
 
@@ -121,7 +122,7 @@ class Photos:
     def _landmark_errors(self):
         """Each photo's mean landmark error by a regression with bias, fitted on at most `limit` photos of the split."""
         cfg, eyes = self.run.cfg, self.photos.eyes
-        fit = datasets.load_pictures(cfg, "fit", min(cfg.fit_pictures or self.limit, self.limit))
+        fit = load_pictures(cfg, "fit", min(cfg.fit_pictures or self.limit, self.limit))
         if fit.landmarks is None:
             return np.full(len(self.photos), np.nan)
         fitted = prediction.predict(self.model.network, fit.images, keep_labels=False)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ganseg import config, runs
 from ganseg.datasets import cache, decode
-from ganseg.datasets import load_pictures as load
+from ganseg.datasets.loading import load_pictures as load
 from ganseg.devices import rng
 from ganseg.errors import UserError
 from ganseg.training.batches import Batches

@@ -17,8 +17,8 @@ from PIL import Image
 
 from ganseg import config, runs
 from ganseg.datasets import decode
-from ganseg.datasets import load_pictures as load
 from ganseg.datasets import source as files
+from ganseg.datasets.loading import load_pictures as load
 from ganseg.errors import UserError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -308,7 +308,7 @@ def test_a_relative_source_is_looked_for_here_then_in_the_project(photos, tmp_pa
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    monkeypatch.setattr(config, "ROOT", tmp_path)
+    monkeypatch.setattr("ganseg.files.ROOT", tmp_path)
     assert len(load(cfg(source="photos"), "train")) == 7
     (elsewhere / "photos").mkdir()
     (elsewhere / "photos" / "one.png").write_bytes(encoded(halves()))

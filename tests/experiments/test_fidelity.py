@@ -8,8 +8,9 @@ import urllib.error
 import pytest
 import torch
 
-from ganseg import datasets, devices, train
-from ganseg.datasets import Pictures
+from ganseg import devices, train
+from ganseg.datasets.base import Pictures
+from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.experiments import fidelity
 from ganseg.figures import pictures, plots
@@ -126,7 +127,7 @@ def test_the_newest_checkpoint_is_measured_and_logged(trained):
     assert record == trained.records("fidelity")[-1]
     assert record["step"] == 2 and record["weights"] == "raw" and record["n_training"] == 16
     fake = fidelity.pixels(torch.cat(list(fidelity.generated(loading.load_generator(trained), 20, 0))))
-    real = fidelity.pixels(datasets.load_pictures(trained.cfg, "train").images)
+    real = fidelity.pixels(load_pictures(trained.cfg, "train").images)
     assert record["frechet_pixels_20_vs_16"] == pytest.approx(frechet.frechet(fake, real))
     assert "only 16 training pictures" in record["protocols"]["frechet_pixels_20_vs_16"]
 
@@ -167,7 +168,7 @@ def test_fid_is_named_by_its_count_and_given_by_the_weights_of_2015_only(trained
         return torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
 
     photos = Pictures(random_pictures(12), [str(i) for i in range(12)])  # fewer than the 16 allowed: it is all there is
-    monkeypatch.setattr(datasets, "load", lambda cfg, split: photos)
+    monkeypatch.setattr(fidelity, "load_pictures", lambda cfg, split: photos)
     monkeypatch.setattr(fidelity, "generated", lambda G, n, seed: random_pictures(n).split(5000))
     monkeypatch.setattr(fidelity, "_load_inception", lambda source, device: (fidelity.pixels, digest, None))
     monkeypatch.setattr(frechet, "MOST_NEIGHBOURS", 500)
@@ -310,7 +311,7 @@ def test_with_a_file_of_inception_weights_all_numbers_are_those_of_torch_fidelit
     names = [f"frechet_{other}_8_vs_16", *(f"{name}_{other}" for name in ("kid", "precision", "recall"))]
     assert list(record["protocols"]) == names and "fid" not in json.dumps(names)
     fake = torch.cat(list(fidelity.generated(loading.load_generator(trained), 8, trained.cfg.seed)))
-    photos = datasets.load_pictures(trained.cfg, "train").images
+    photos = load_pictures(trained.cfg, "train").images
     expected = torch_fidelity.calculate_metrics(
         input1=AsDataset(fake), input2=AsDataset(photos), cuda=False, fid=True,
         kid=True, prc=True, kid_subset_size=8, batch_size=8, verbose=False, cache=False,

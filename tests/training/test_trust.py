@@ -198,7 +198,7 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoint_before_stays(tiny_run, qui
 def test_a_read_only_folder_is_a_sentence(tiny_run, small_disk, monkeypatch):
     disk = small_disk("size=3m,ro")
     monkeypatch.setenv("GANSEG_OUTPUTS", str(disk))
-    monkeypatch.setattr(train, "_load_pictures", lambda run: train.datasets.load(run.cfg, "train"))
+    monkeypatch.setattr(train, "_load_photos", lambda run: train.load_pictures(run.cfg, "train"))
     with pytest.raises(UserError, match="creatures/run: cannot be written, it is read-only; make room"):
         next(train.train(tiny_run()))
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ganseg import datasets, metrics, part_names, runs
+from ganseg import metrics, part_names, runs
+from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.metrics import landmarks, masks
@@ -89,7 +90,7 @@ class Fixed(torch.nn.Module):
 
 
 def test_a_view_paints_the_parts_and_beside_them_the_truth(photos):
-    test = datasets.load_pictures(photos.run.cfg, "test")
+    test = load_pictures(photos.run.cfg, "test")
     view = photos.view(3, strength=1.0)
     palette = np.array([[0, 0, 0], *pictures.part_colors(5)], np.uint8)
     small = photos.predicted.labels[3], test.labels[3].numpy()
@@ -121,7 +122,7 @@ def test_a_part_that_is_absent_has_no_confidence_and_no_centroid(red_photos):
 
 
 def test_the_worst_by_a_metric_come_first_and_their_mean_is_the_metric(photos):
-    test = datasets.load_pictures(photos.run.cfg, "test")
+    test = load_pictures(photos.run.cfg, "test")
     iou = photos.values("foreground_iou")
     assert iou.mean() == pytest.approx(masks.foreground_iou(photos.predicted.labels, test.labels.numpy() != 0))
     order = photos.ranked("foreground_iou")
@@ -133,7 +134,7 @@ def test_the_worst_by_a_metric_come_first_and_their_mean_is_the_metric(photos):
 
 def test_the_keypoint_error_of_all_photos_is_the_metric(photos):
     cfg = photos.run.cfg
-    test, fit = datasets.load_pictures(cfg, "test"), datasets.load_pictures(cfg, "fit", cfg.fit_pictures)
+    test, fit = load_pictures(cfg, "test"), load_pictures(cfg, "fit", cfg.fit_pictures)
     found = [prediction.predict(photos.model.network, p.images).centroids.numpy() for p in (test, fit)]
     value = landmarks.keypoint_error_percent(found[0], test.landmarks.numpy(), found[1], fit.landmarks.numpy(), 32)
     errors = photos.values("keypoint_error_percent")

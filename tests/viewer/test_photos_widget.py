@@ -194,7 +194,7 @@ def test_the_view_stops_following_when_it_is_closed_or_nothing_comes_any_more(ti
         view = progress_widget.training_view(run, every_s=0.01)
         view.close()
         await asyncio.wait_for(view.timer, 20)
-        monkeypatch.setattr(photos_widget, "PATIENCE_S", 0.05)
+        monkeypatch.setattr(progress_widget, "PATIENCE_S", 0.05)
         view = progress_widget.training_view(run, every_s=0.01)
         await asyncio.wait_for(view.timer, 20)
 
