@@ -6,13 +6,14 @@ SEED ?= 0
 RUN := demo$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 RUN_FOLDER := $(if $(GANSEG_OUTPUTS),$(GANSEG_OUTPUTS),outputs)/creatures/$(RUN)
 
-.PHONY: help demo test lab lock
+.PHONY: help demo test lab lock shipped-model
 
 help:
 	@echo "make demo   train, distill and evaluate on the generated creatures, from nothing, on this computer"
 	@echo "            SEED=1 uses another seed (run demo-seed1); FRESH=1 deletes the run first instead of continuing it"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make test   check the style, then run all tests and notebooks"
+	@echo "make shipped-model   make the run creatures/demo the model that ships with the package"
 	@echo "make lock   pin the dependencies of pyproject.toml again in requirements.lock"
 	@echo "Each makes .venv first if need be; PYTHON=python3.12 names the Python to make it with."
 
@@ -33,6 +34,10 @@ test: .venv/.installed
 
 lab: .venv/.installed
 	.venv/bin/jupyter-lab notebooks/
+
+# After make demo; another run with RUN=DATASET/NAME. The notebooks open with this model where there is no run yet.
+shipped-model: .venv/.installed
+	.venv/bin/python .ci/ship_model $(RUN)
 
 # Keeps each pin that still fits. To move one on: .venv/bin/uv pip compile as here, with --upgrade-package NAME.
 lock: .venv/.installed

@@ -1,6 +1,7 @@
 """The command: `ganseg NOTEBOOK -p name value ... --run NAME` and `ganseg segment PHOTOS --run R --out DIR`."""
 
 import argparse
+import contextlib
 import shutil
 import signal
 import sys
@@ -77,11 +78,43 @@ def _execute(papermill, source, executed, values):
 
     Raises NotebookFailed for any other error inside.
     """
+    with _signals_passed_on() as asked:
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(executed),
+                parameters=values,
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+                store_widget_state=False,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what the kernel says is not for our users
+            )
+        except RuntimeError:  # the notebook's process was still starting when it was to stop
+            if asked:
+                raise KeyboardInterrupt from None
+            raise
+        except papermill.exceptions.PapermillExecutionError as error:
+            if error.ename == "UserError":
+                raise UserError(error.evalue) from None
+            if error.ename == "KeyboardInterrupt":
+                raise KeyboardInterrupt from None
+            what = f"{source.name}: cell {error.exec_count} failed with {error.ename}: {error.evalue}"
+            raise NotebookFailed(f"{what} (the executed copy in the run folder has the details)") from None
+
+
+@contextlib.contextmanager
+def _signals_passed_on():
+    """Interrupt the notebook's process on SIGINT and SIGTERM, which it does not get; yields a list of those that came.
+
+    The second signal raises KeyboardInterrupt at once.
+    """
     import psutil  # only notebooks need it
 
     asked = []
 
-    def pass_on(number, _):  # the notebook's process gets no signal from the terminal
+    def pass_on(number, _):
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
@@ -90,28 +123,7 @@ def _execute(papermill, source, executed, values):
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        papermill.execute_notebook(
-            str(source),
-            str(executed),
-            parameters=values,
-            kernel_name="python3",
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
-            store_widget_state=False,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what it says is not for our users
-        )
-    except RuntimeError:  # the notebook's process was still starting when it was to stop
-        if asked:
-            raise KeyboardInterrupt from None
-        raise
-    except papermill.exceptions.PapermillExecutionError as error:
-        if error.ename == "UserError":
-            raise UserError(error.evalue) from None
-        if error.ename == "KeyboardInterrupt":
-            raise KeyboardInterrupt from None
-        what = f"cell {error.exec_count} failed with {error.ename}: {error.evalue}"
-        raise NotebookFailed(f"{source.name}: {what} (the executed copy in the run folder has the details)") from None
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -94,43 +94,53 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
     random  the step's CPU generator, from which latents are drawn
     Returns the losses and penalties of this step by name, as scalar tensors.
     """
-    device, values = real.device, {}
     latents = distributed.mine(G.sample_latents(cfg.batch_size, random))
-
-    # Generate, with the generator's graph only where it will be used
-    with devices.autocast(cfg, device), torch.set_grad_enabled(cfg.share_fakes):
+    # The generator's graph is kept only where it will be used
+    with devices.autocast(cfg, real.device), torch.set_grad_enabled(cfg.share_fakes):
         generated = G(latents)
+    values = discriminator_losses(D, real, generated.image.detach(), cfg, step)
+    _update(D, optimizer_D, values["discriminator_loss"] + cfg.gradient_penalty * values.get("gradient_penalty", 0))
 
-    # Discriminator step
-    with devices.autocast(cfg, device):
-        scores = D(torch.cat([real, generated.image.detach()]))
-    loss_D = values["discriminator_loss"] = losses.discriminator_loss(*scores.chunk(2))
+    D.requires_grad_(False)
+    if not cfg.share_fakes:
+        latents = distributed.mine(G.sample_latents(cfg.batch_size, random))
+        with devices.autocast(cfg, real.device):
+            generated = G(latents)
+    values |= generator_losses(D, generated, cfg, step)
+    loss_G = values["generator_loss"] + cfg.lambda_con * values.get("concentration_loss", 0)
+    _update(G, optimizer_G, loss_G + cfg.lambda_area * values.get("area_loss", 0))
+    D.requires_grad_(True)
+    return values
+
+
+def discriminator_losses(D, real, fake, cfg, step):
+    """discriminator_loss and, every so many steps, gradient_penalty: scalar tensors by name, not weighted."""
+    with devices.autocast(cfg, real.device):
+        scores = D(torch.cat([real, fake]))
+    values = {"discriminator_loss": losses.discriminator_loss(*scores.chunk(2))}
     if step % cfg.gradient_penalty_every_steps == 0 and cfg.gradient_penalty > 0:
         # Not as compiled: torch.compile has no second derivatives
         values["gradient_penalty"] = losses.gradient_penalty(D.forward, real)
-        loss_D = loss_D + cfg.gradient_penalty * values["gradient_penalty"]
-    optimizer_D.zero_grad()
-    loss_D.backward()
-    distributed.average_gradients(D)
-    optimizer_D.step()
+    return values
 
-    # Generator step
-    D.requires_grad_(False)
-    with devices.autocast(cfg, device):
-        if not cfg.share_fakes:
-            generated = G(distributed.mine(G.sample_latents(cfg.batch_size, random)))
-        loss_G = values["generator_loss"] = losses.generator_loss(D(generated.image))
+
+def generator_losses(D, generated, cfg, step):
+    """generator_loss and, every so many steps, concentration_loss and area_loss: as of discriminator_losses."""
+    with devices.autocast(cfg, generated.image.device):
+        values = {"generator_loss": losses.generator_loss(D(generated.image))}
     if step % cfg.penalty_every_steps == 0:
         masks = generated.masks[:, 1:]
         values["concentration_loss"] = losses.concentration_loss(masks, generated.centers)
         values["area_loss"] = losses.area_loss(masks, losses.area_targets(generated, cfg.area_target))
-        loss_G = loss_G + cfg.lambda_con * values["concentration_loss"] + cfg.lambda_area * values["area_loss"]
-    optimizer_G.zero_grad()
-    loss_G.backward()
-    distributed.average_gradients(G)
-    optimizer_G.step()
-    D.requires_grad_(True)
     return values
+
+
+def _update(network, optimizer, loss):
+    """One step of an optimiser down the gradient of a loss, averaged over the processes."""
+    optimizer.zero_grad()
+    loss.backward()
+    distributed.average_gradients(network)
+    optimizer.step()
 
 
 def _load_photos(run):

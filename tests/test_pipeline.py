@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ganseg import arguments, cli, config, distill, evaluate, runs, train
+from ganseg import cli, config, distill, evaluate, runs, train
 
 NOTEBOOKS = sorted((config.ROOT / "notebooks").glob("*.ipynb"))
 # Their parameters that are no settings of a run
@@ -82,9 +82,9 @@ def test_the_modules_do_the_same_without_any_notebook_library(outputs, tmp_path)
 
 
 def test_a_run_that_stopped_goes_on_when_the_command_is_given_again(outputs, capsys):
-    arguments.run_stage("train", ["-p", "dataset", "tiny", "--run", "go", "-p", "max_steps", "2"])
-    arguments.run_stage("train", ["-p", "dataset", "tiny", "--run", "go", "-p", "max_steps", "4"])
-    arguments.run_stage("train", ["-p", "dataset", "tiny", "--run", "go", "-p", "max_steps", "4"])
+    train.main(["-p", "dataset", "tiny", "--run", "go", "-p", "max_steps", "2"])
+    train.main(["-p", "dataset", "tiny", "--run", "go", "-p", "max_steps", "4"])
+    train.main(["-p", "dataset", "tiny", "--run", "go", "-p", "max_steps", "4"])
     assert [r["step"] for r in runs.find("tiny/go").records("train")] == [2, 4]
 
 
@@ -198,8 +198,8 @@ def tiny_model():
 
 def test_own_photos_are_trained_on_evaluated_and_segmented(photos, tiny_model, outputs, tmp_path, capsys):
     given = ["-p", "dataset", "folder", "-p", "source", str(photos), "--run", "own", *tiny_model, *STEPS]
-    for stage in ("train", "distill", "evaluate"):
-        arguments.run_stage(stage, given)
+    for stage in (train, distill, evaluate):
+        stage.main(given)
     assert "broken.png" in (outputs / "folder" / "own" / "skipped_pictures.txt").read_text()
     assert "foreground_iou (the data set has no true" in capsys.readouterr().out  # left out, with the reason
     cli.main(["segment", str(photos), "--run", "folder/own", "--out", str(tmp_path / "parts")])
@@ -212,7 +212,7 @@ def test_own_photos_are_trained_on_evaluated_and_segmented(photos, tiny_model, o
 
 def test_fewer_photos_than_a_batch_are_an_error_that_names_the_unreadable_ones(photos, tiny_model, outputs, capsys):
     given = ["-p", "dataset", "folder", "-p", "source", str(photos), *tiny_model, "-p", "batch_size", "9"]
-    message = fails(given, capsys, run=lambda argv: arguments.run_stage("train", argv))
+    message = fails(given, capsys, run=train.main)
     assert "8 pictures can be read" in message and "broken.png" in message
     assert not (outputs / "folder").exists()
 
@@ -220,12 +220,12 @@ def test_fewer_photos_than_a_batch_are_an_error_that_names_the_unreadable_ones(p
 def test_a_damaged_zip_is_named(outputs, tmp_path, capsys):
     (tmp_path / "photos.zip").write_bytes(b"PK\x03\x04 cut short")
     given = ["-p", "dataset", "folder", "-p", "source", str(tmp_path / "photos.zip")]
-    assert "photos.zip" in fails(given, capsys, run=lambda argv: arguments.run_stage("train", argv))
+    assert "photos.zip" in fails(given, capsys, run=train.main)
     assert not (outputs / "folder").exists()
 
 
 def test_two_points_per_part_warn_and_train(outputs, capsys):
-    arguments.run_stage("train", ["-p", "dataset", "tiny", "--run", "two", "-p", "n_per", "2", "-p", "max_steps", "2"])
+    train.main(["-p", "dataset", "tiny", "--run", "two", "-p", "n_per", "2", "-p", "max_steps", "2"])
     printed = capsys.readouterr().out
     assert "Warning: n_per is 2: the paper saw its parts collapse" in printed and "step 2/2" in printed
 
