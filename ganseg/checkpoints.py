@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running code that they may hold, and loaded into modules."""
+"""Reads checkpoint files, without running code that they may hold, and loads them into modules."""
 
 import textwrap
 import zipfile
@@ -18,7 +18,7 @@ def load_checkpoint(path):
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as file:
-                if file.testzip() is not None:  # PyTorch does not look at the checksums
+                if file.testzip() is not None:  # PyTorch does not compare the checksums
                     raise ValueError("checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -39,6 +39,6 @@ def load_weights(module, state, source):
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         first = " ".join(str(error).split("\n\t")[1:2]) or str(error)
-        first = textwrap.shorten(first, 200, placeholder=" ...")  # of what may be hundreds of names
+        first = textwrap.shorten(first, 200, placeholder=" ...")  # there may be hundreds of names
         raise UserError(f"{source}: its weights do not fit this configuration: {first}") from None
     return module

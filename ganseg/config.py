@@ -15,7 +15,7 @@ from ganseg.files import ROOT
 _short = reprlib.Repr()  # a YAML file may unfold to billions of entries
 _short.maxlevel, _short.maxstring, _short.maxother = 2, 100, 100
 
-NOT_DATASETS = ("ablations", "published")  # other files of params/
+NOT_DATASETS = ("ablations", "published")  # files of params/ that are no data sets
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -88,8 +88,8 @@ class TrainConfig(BaseModel):
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     devices: Count = 1  # GPUs, or on the CPU processes, that train together on slices of each batch
     max_minutes: Positive | None = None  # stop after so long; the same command goes on
-    # What ganseg.health finds, or a loss that is not finite (which stops in any case but the last): rollback goes back
-    # to the checkpoint before, with other random numbers, at most three times
+    # What to do about the troubles of training/health.py. A loss that is not finite stops the training unless this is
+    # rollback: back to the checkpoint before, with other random numbers, at most three times
     on_trouble: Literal["warn", "stop", "rollback"] = "warn"
     log_every_steps: Count = 50
     sample_every_steps: Count = 500
@@ -106,12 +106,12 @@ class DistillConfig(BaseModel):
     distill_steps: Count = 10_000
     distill_batch_size: Annotated[int, Field(ge=2)] = 64  # BatchNorm needs two
     lr_segmenter: Positive = 3.0e-4
-    distill_augment: bool = False  # move and recolour the pairs: for segmenters without ImageNet weights
+    distill_augment: bool = False  # move and recolour the pairs; helps segmenters without ImageNet weights
 
 
 class EvaluateConfig(BaseModel):
     fit_pictures: Count | None = None  # training pictures that fit regressions and matching; None: all
-    untrained_control: bool = False  # distil an untrained generator alike, and evaluate it too
+    untrained_control: bool = False  # also distil an untrained generator and evaluate it
 
 
 class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig):
@@ -159,7 +159,7 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
             raise _wrong("n_per", self.n_per, f"at least {smallest} for heatmap {self.heatmap}")
 
 
-# Settings that may differ when a run is opened again: how long, where and how often, not what.
+# Settings that may change when a run is opened again: how long, where and how often it runs, not what it learns.
 FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_test_pictures", "keep_checkpoints",
         "keep_every_steps", "on_trouble", "devices", "fast"}
 FREE |= {"log_every_steps", "sample_every_steps", "save_every_steps", *EvaluateConfig.model_fields}
@@ -189,13 +189,13 @@ def check(values):
 
 
 def warnings(cfg):
-    """Sentences on settings that are allowed and known to go wrong."""
+    """Sentences on settings that are allowed but known to go wrong."""
     if cfg.n_per == 2:
         yield "n_per is 2: the paper saw its parts collapse at 2 points per part; 4 is the default."
 
 
 def datasets():
-    """Names of the data sets there are parameters for."""
+    """Names of the data sets that have parameters."""
     return sorted(path.stem for path in (ROOT / "params").glob("*.yaml") if path.stem not in NOT_DATASETS)
 
 

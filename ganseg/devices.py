@@ -22,9 +22,9 @@ def choose_device(name):
 
 
 def keep_freed_memory(keep=True):
-    """Let glibc keep large freed blocks (or not, its default): given back, they return as pages to be zeroed first."""
+    """Let glibc keep large freed blocks, or give them back (its default), after which each must be zeroed anew."""
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    largest = 2**30 if keep else 2**25  # bytes; the latter is what glibc arrives at by itself
+    largest = 2**30 if keep else 2**25  # bytes; the smaller one is where glibc ends by itself
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, largest)
@@ -36,7 +36,7 @@ def keep_freed_memory(keep=True):
 def rng(*key):
     """A CPU random generator that depends on the key alone, e.g. (seed, "train", step).
 
-    Each step draws from its own one, so that a resumed run continues without a stored random state.
+    Each step draws from one of its own, so that a resumed run needs no stored random state.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -48,6 +48,6 @@ def autocast(cfg, device):
 
 
 def memory_format(cfg, device):
-    """channels_last where the config asks for it, on CUDA only: on the CPU a backward pass can hang in it."""
+    """channels_last where the config asks for it, on CUDA only. On the CPU a backward pass in it can hang."""
     wanted = cfg.channels_last and device.type == "cuda"
     return torch.channels_last if wanted else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""Distillation: a segmenter learns from endless generated (image, label) pairs. Runs without notebooks too."""
+"""Distillation: a segmenter learns from an endless stream of generated (image, label) pairs."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ def distill(run, control=False):
 
     run      from runs.open_run(..., needs="gan")
     control  pairs from an untrained generator instead: what the segmenter would learn without the GAN
-    Each pair is made for its step and forgotten, so memory does not depend on their number.
+    Each pair is made for its step and then dropped, so that memory does not grow with their number.
     Yields one record (dict) per log line, as ganseg.train.train does.
     """
     cfg = run.cfg
@@ -43,7 +43,7 @@ def distill(run, control=False):
 
 
 def _forget_older(run, name, gan_step):
-    """Start anew where the GAN has been trained on since its segmenter was distilled."""
+    """Delete the older segmenter where the GAN has been trained further since."""
     before = (run.load_state(name) or {}).get("gan_step", gan_step)
     if before != gan_step:
         print(f"The GAN has gone from step {before} to {gan_step} since its segmenter was distilled: distilled anew.")
@@ -52,7 +52,7 @@ def _forget_older(run, name, gan_step):
 
 
 def distill_all(run):
-    """Distil the run's generator and, where the config asks for the control, an untrained one."""
+    """Distil the run's generator and, where the config asks for it, an untrained one as control."""
     if run.cfg.architecture != "gan":
         print(f"{run.label} is an auto-encoder: it segments photos itself, nothing is distilled.", flush=True)
         autoencoding.keep_as_segmenter(run)
@@ -87,7 +87,7 @@ def generate_pairs(G, cfg, step):
 
 
 def augment(images, labels, random):
-    """Pairs turned, scaled, moved and recoloured, each by amounts of its own.
+    """Turn, scale, move and recolour each pair by random amounts of its own.
 
     images (B, 3, H, W) in [-1, 1], labels (B, H, W); random  a CPU generator
     Up to 20 degrees, a factor of 1.25, an eighth of the width; contrast, brightness, tint and noise.

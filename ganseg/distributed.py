@@ -1,7 +1,7 @@
 """One training in several processes, started by torchrun: each works on its slice of every batch.
 
-All of them draw the numbers of the whole batch and make the same decisions, so that N processes compute what one
-does, up to rounding. The first one alone writes.
+All draw the random numbers of the whole batch and make the same decisions. So N processes compute what one does, up
+to rounding. Only the first one writes.
 """
 
 import atexit
@@ -36,18 +36,18 @@ def start(cfg, device):
         raise UserError(f"batch_size: {cfg.batch_size} pictures cannot be divided among {size()} processes; "
                         f"choose a multiple of {size()}.")
     if rank():
-        sys.stdout = open(os.devnull, "w")  # the first one speaks for all
+        sys.stdout = open(os.devnull, "w")  # only the first one prints
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)  # its threads, left running, may abort a process that ends well
+        atexit.register(dist.destroy_process_group)  # threads left running may abort a process at its end
     return device
 
 
 def wait_for_all():
-    """Go on when every process is here."""
+    """Wait until every process is here."""
     if size() > 1:
         dist.barrier()
 
@@ -66,7 +66,7 @@ def mean(value):
 
 
 def any_of(condition, device):
-    """Whether a condition holds in any process; all of them have to ask."""
+    """Whether a condition holds in any process. All of them must ask."""
     if size() == 1:
         return condition
     flag = torch.tensor(float(condition), device=device)
@@ -75,7 +75,7 @@ def any_of(condition, device):
 
 
 def of_the_first(thing):
-    """What the first process has under this name: a plain value, None included."""
+    """The first process's value, in every process."""
     if size() == 1:
         return thing
     things = [thing]
@@ -110,7 +110,7 @@ class _MeanOfAll(torch.autograd.Function):
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm with the statistics of all processes' slices together, on the CPU too (torch's is for GPUs only)."""
+    """BatchNorm with the statistics of all processes' slices together. Unlike torch's it works on the CPU too."""
 
     def forward(self, x):
         if not self.training:
@@ -130,7 +130,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise(network):
-    """Let a network's BatchNorms use the statistics of all processes; names and weights stay as they are."""
+    """Let a network's BatchNorms use the statistics of all processes. Names and weights stay as they are."""
     if size() > 1:
         for module in network.modules():
             if type(module) is nn.BatchNorm2d:

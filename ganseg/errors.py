@@ -1,4 +1,4 @@
-"""How a command can end that has not done its work."""
+"""The two ways in which a command ends without having done its work."""
 
 
 class UserError(Exception):

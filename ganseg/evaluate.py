@@ -1,4 +1,4 @@
-"""What a run's segmenter is worth on the test split: metrics, and the pictures to look at."""
+"""Measures a run's segmenter on the test split and draws what it detects."""
 
 import math
 

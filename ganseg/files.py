@@ -46,7 +46,7 @@ def write_text(path, text):
 
 @contextlib.contextmanager
 def writing(path):
-    """Turn the errors of a path that cannot be written into a UserError of one sentence."""
+    """Turn the error of a path that cannot be written into a UserError of one sentence."""
     try:
         yield
     except (OSError, RuntimeError) as error:

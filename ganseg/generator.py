@@ -1,4 +1,4 @@
-"""The generator's short name: what it is stands in ganseg.model.generator."""
+"""A short name of ganseg.model.generator."""
 
 from ganseg.model.generator import Generated, Generator, Latents, Scene
 

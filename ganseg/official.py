@@ -163,7 +163,7 @@ def _config(state, parameters):
 
 
 def _rename_generator(key):
-    # AdaIN's hidden layer and its convolution both end in "conv"; keep them apart first.
+    # AdaIN's hidden layer and its convolution both end in "conv": they are told apart first.
     key = re.sub(r"^adain_blocks\.(\d+)\.spade1\.conv\.", r"background_blocks.\1.hidden.", key)
     return _rename(key, GENERATOR_NAMES)
 
@@ -175,7 +175,7 @@ def _rename(key, names):
 
 
 def _convert(state, n_blocks, training):
-    """Join gamma and beta, and the norms of a block; swap (row, column) to (x, y); put the background first."""
+    """Join gamma and beta and the norms of a block, swap (row, column) to (x, y), put the background first."""
     for key in [key for key in state if ".conv_gamma." in key]:
         gamma, beta = state.pop(key), state.pop(key.replace("conv_gamma", "conv_beta"))
         state[key.replace("conv_gamma", "gamma_beta")] = torch.cat([gamma, beta])

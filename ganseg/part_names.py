@@ -9,7 +9,7 @@ LONGEST_NAME = 30
 
 
 def part_names(run):
-    """The K names that the run's parts were given, "part 1" to "part K" without; UserError for a damaged file."""
+    """The K names of the run's parts; a part without one is "part k". Raises UserError for a damaged file."""
     path = run.folder / "part_names.json"
     if not path.exists():
         return _checked_names([""] * run.cfg.n_parts, run)
@@ -20,13 +20,13 @@ def part_names(run):
 
 
 def part_labels(run):
-    """The parts' names as tables and figures show them, never without the number: "part 1", "2: legs"."""
+    """The parts' names as tables and figures show them, always with the number: "part 1", "2: legs"."""
     names = enumerate(part_names(run), start=1)
     return [name if name == f"part {k}" else f"{k}: {name}" for k, name in names]
 
 
 def name_parts(run, names):
-    """Keep K names in the run; an empty one means "part k". UserError for what cannot be a name."""
+    """Keep K names in the run. An empty one means "part k". Raises UserError for what cannot be a name."""
     names = _checked_names(names, run)
     path = run.folder / "part_names.json"
     files.write_text(path, json.dumps(names, ensure_ascii=False))

@@ -32,7 +32,7 @@ def cache_folder(dataset):
 
 
 def remember(dataset, **paths):
-    """Keep where a data set lies (the config fields source and split_list) for runs that do not say."""
+    """Keep where a data set lies (the config fields source and split_list), for runs that are not told."""
     folder = cache_folder(dataset)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / "paths.json", json.dumps(paths))
@@ -45,7 +45,7 @@ def remembered(dataset):
 
 
 def open_run(dataset, name, needs=None, **overrides):
-    """The run outputs/<dataset>/<name>, new or as it was saved; nothing is written yet.
+    """The run outputs/<dataset>/<name>, new or as it was saved. Nothing is written yet.
 
     needs      None, "gan" or "segmenter": the checkpoint that must be there
     overrides  config fields; None means not given. For a run that exists, what is given must agree with
@@ -123,7 +123,7 @@ class Run:
             return
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         _held[self.folder.resolve()] = lock
-        for left_over in self.folder.glob("*/*.partial"):  # by a process that was killed while it wrote
+        for left_over in self.folder.glob("*/*.partial"):  # a process was killed while it wrote them
             left_over.unlink(missing_ok=True)
 
     def release(self):
@@ -151,11 +151,11 @@ class Run:
         return record
 
     def records(self, stage):
-        """What was logged in a stage, oldest first; a line that a crash cut short is passed over."""
+        """What was logged in a stage, oldest first. A line that a crash cut short is passed over."""
         return [record for record in records.read(self.folder / "metrics.jsonl") if record["stage"] == stage]
 
     def rewind(self, stages, step):
-        """Forget what stages logged after a step: training repeats it from its checkpoint."""
+        """Delete what stages logged after a step, which a resumed training repeats."""
         path = self.folder / "metrics.jsonl"
         if not distributed.rank() and path.exists():
             records.rewrite(path, [r for r in records.read(path) if r["stage"] not in stages or r["step"] <= step])
@@ -205,7 +205,7 @@ class Run:
 
 
 def _reopened(folder, overrides):
-    """The saved config with what may still be changed; UserError where something else was asked for."""
+    """The saved config with the overrides that may still change. Raises UserError for any other override."""
     saved = config.read(folder / "config.yaml")
     free = config.FREE | (set() if any(folder.glob("checkpoints/segmenter-*.pt")) else config.DISTILL)
     for field, value in overrides.items():
@@ -226,7 +226,7 @@ def missing(folder, needs):
 
 
 def _adopt_shipped(folder, fresh, needs):
-    """A run folder with the model that ships with the package, made where it is not there yet."""
+    """The folder of a run with the model that ships with the package. It is made where it does not exist yet."""
     asked, folder = folder, folder.parent / f"shipped-{needs}"
     label = f"{folder.parent.name}/{folder.name}"
     print(f"No run {folder.parent.name}/{asked.name} yet: {label} is the creatures model that ships with ganseg.")

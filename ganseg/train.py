@@ -1,4 +1,4 @@
-"""The GAN loop. Run as a module it trains without any notebook library."""
+"""The GAN's training loop. Run as a module it needs no notebook library."""
 
 import torch
 
@@ -69,11 +69,11 @@ def _train_gan(run, real_batch, device):
             draw=lambda: sampling.sample(G_ema, N_SAMPLES, cfg.seed),
         )
         if record:
-            yield record  # last, so that whoever stops here has lost nothing
+            yield record  # last, so that a caller who stops here loses nothing
 
 
 def compile_networks(G, D):
-    """Compile the generator's blocks and the discriminator in place: names and weights stay as they are."""
+    """Compile the generator's blocks and the discriminator in place. Names and weights stay as they are."""
     for block in [*G.mask_blocks, *G.foreground_blocks, *G.background_blocks]:
         block.compile()
     D.compile()

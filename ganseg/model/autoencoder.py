@@ -1,4 +1,4 @@
-"""The auto-encoders that the paper holds against its GAN: a picture's points, or its masks, from the picture itself.
+"""The auto-encoders that the paper compares with its GAN: an image's points, or its masks, from the image itself.
 
 They share the generator's later levels and learn to repeat their input by mean squared error alone, with neither a
 discriminator nor penalties (supplement, F.1). What the supplement leaves open is chosen here: points are the means of
@@ -14,7 +14,7 @@ from ganseg.model.generator import Generated, Scene
 
 
 class Autoencoder(nn.Module):
-    """Pictures (B, 3, H, W) in [-1, 1] -> Generated, with the picture painted again.
+    """Images (B, 3, H, W) in [-1, 1] -> Generated, with the image painted again.
 
     architecture autoencoder_points: a U-Net finds the points, the generator's own mask level follows.
     architecture autoencoder_masks: the segmenter's network predicts the masks; heatmaps are None.
@@ -53,7 +53,7 @@ class Autoencoder(nn.Module):
 
 
 class AsSegmenter(nn.Module):
-    """An auto-encoder as a segmenter: pictures -> log masks (B, K + 1, H, W)."""
+    """An auto-encoder as a segmenter: images -> log masks (B, K + 1, H, W)."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -65,7 +65,7 @@ class AsSegmenter(nn.Module):
 
 @torch.no_grad()
 def reconstruct(network, images, batch_size=32):
-    """Generated of pictures (N, 3, H, W) uint8, on the CPU, without features and heatmaps."""
+    """Images (N, 3, H, W) uint8 -> Generated on the CPU, without features and heatmaps."""
     device = next(network.parameters()).device
     batches = [network(geometry.to_float(batch.to(device))) for batch in images.split(batch_size)]
     return sampling.joined(batches)

@@ -81,7 +81,7 @@ def extent_area(extent, image_size):
 
 
 def to_float(images):
-    """Pictures uint8 of any shape -> float32 in [-1, 1]."""
+    """Images uint8 of any shape -> float32 in [-1, 1]."""
     return images.float().div_(127.5).sub_(1)
 
 

@@ -1,4 +1,4 @@
-"""The segmenters that generated pairs are distilled into: pictures (B, 3, H, W) -> logits (B, K + 1, H, W)."""
+"""The segmenters that generated pairs are distilled into: images (B, 3, H, W) -> logits (B, K + 1, H, W)."""
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ class DeepLab(nn.Module):
 
 
 class UNet(nn.Module):
-    """Three levels of two convolutions, for pictures too small for DeepLab's strides."""
+    """Three levels of two convolutions, for images too small for DeepLab's strides."""
 
     def __init__(self, n_out, width):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training of the auto-encoders that the paper holds against its GAN, and what their runs need of the other stages."""
+"""Training of the auto-encoders that the paper compares with its GAN."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ N_SAMPLES = 30  # pictures in each file of samples/
 
 
 def check(cfg):
-    """UserError where an auto-encoder cannot be trained so."""
+    """Raise UserError where several processes were to train an auto-encoder."""
     if distributed.size() > 1:
         raise UserError(f"devices: {cfg.architecture} is trained by one process; leave devices out.")
 
@@ -45,7 +45,7 @@ def _draw(network, images):
 
 
 def keep_as_segmenter(run):
-    """Save the trained auto-encoder as the run's segmenter: it segments photos without distillation."""
+    """Save the trained auto-encoder as the run's segmenter: it needs no distillation."""
     _, state = run.intact("gan")
     weights = {f"autoencoder.{name}": value for name, value in state["autoencoder"].items()}
     run.save("segmenter", state["step"], {"segmenter": weights, "generator_weights": "auto-encoder"})

@@ -1,4 +1,4 @@
-"""Batches of real pictures on the training device, drawn anew from (seed, step) alone."""
+"""Batches of real images on the training device. What a batch holds depends on (seed, step) alone."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from ganseg.devices import memory_format, rng
 from ganseg.model.geometry import to_float
 
-UNKNOWN_ROOM = 2 * 2**30  # bytes, where free memory is not told (mps)
+UNKNOWN_ROOM = 2 * 2**30  # bytes, where the device does not say what is free (mps)
 
 
 class Batches:
-    """An endless pass over shuffled pictures.
+    """An endless pass over shuffled images.
 
     images  (N, 3, S, S) uint8 on the CPU, in memory or mapped from a file, N >= cfg.batch_size
-    Pictures that fit stay on the device; others are read while a GPU computes the step before.
+    Images that fit stay on the device. Others are read while a GPU computes the step before.
     """
 
     def __init__(self, images, cfg, device):
@@ -24,7 +24,7 @@ class Batches:
         self.resident = device.type != "cpu" and images.nbytes <= _room(device)
         if self.resident:
             self.images = images.to(device)
-        # On the CPU there is no other processor to read for
+        # On the CPU the reading would take the training's own cores
         self.ahead = device.type != "cpu" and not self.resident
         self.pool, self.next = ThreadPoolExecutor(1), {}  # step -> future of its batch
 
@@ -39,7 +39,7 @@ class Batches:
         return batch.contiguous(memory_format=memory_format(self.cfg, self.device))
 
     def _take(self, step):
-        """The step's pictures as they are, on the device."""
+        """The step's images on the device, not augmented."""
         if self.resident:
             return self.images.index_select(0, self._rows(step).to(self.device))
         if not self.ahead:
@@ -63,12 +63,12 @@ class Batches:
 
 
 def _room(device):
-    """Bytes that pictures may take on a device: half of what is free."""
+    """Bytes that images may take on a device: half of what is free."""
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else UNKNOWN_ROOM
 
 
 def _resized_crop(batch, random):
-    """A crop of 0.9-1 of the area and an aspect ratio of 0.9-1.1 from each picture, at its old size."""
+    """Crop 0.9-1 of each image's area, with an aspect ratio of 0.9-1.1, and resize it to its old size."""
     B = len(batch)
     area, ratio, x, y = torch.rand(4, B, generator=random)
     area, ratio = 0.9 + 0.1 * area, torch.exp((2 * ratio - 1) * torch.tensor(1.1).log())

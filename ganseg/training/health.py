@@ -1,11 +1,11 @@
-"""What goes wrong in a training, as its log tells: one set of rules for the training itself and for who looks on."""
+"""What goes wrong in a training, judged by its log. The training and its viewers use the same rules."""
 
 import math
 
 from ganseg.metrics.masks import USED_SHARE
 
-FEW, MUCH = 0.05, 0.95  # shares of the background: it vanishes, it takes the picture
-WON = 0.1  # a discriminator loss, of which 2 log 2 = 1.39 is not telling fakes from photos at all
+FEW, MUCH = 0.05, 0.95  # shares of the background: it has vanished below, it covers everything above
+WON = 0.1  # a discriminator loss; 2 log 2 = 1.39 means that it cannot tell fakes from photos
 SCATTERED = 0.2  # a concentration loss: it starts near 0.7 and falls under 0.05 where training goes well
 N_LAST = 5  # log lines that must agree
 

@@ -1,4 +1,4 @@
-"""A training in several processes of this machine, started by torchrun and followed by its log."""
+"""Starts a training in several processes of this machine by torchrun, and follows its log."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from ganseg.errors import UserError
 MAX_RESTARTS = 3  # after a worker has died; each goes on from the newest checkpoint
 
 
-# Else restarted workers may read the addresses of the dead ones in torchrun's store, and wait for them
+# Without it restarted workers may read the dead ones' addresses in torchrun's store, and wait for them
 ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
@@ -30,14 +30,14 @@ def launch(run):
     seen = len(run.records("train"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cfg.devices),
                "--max-restarts", str(MAX_RESTARTS), "-m", "ganseg.train",
-               "-p", "dataset", run.folder.parent.name, "-p", "run", run.folder.name]  # it takes --run as its own
+               "-p", "dataset", run.folder.parent.name, "-p", "run", run.folder.name]  # torchrun has a --run of its own
     with open(log, "w") as file:
         process = subprocess.Popen(command, env=ENV | os.environ, stdout=file, stderr=subprocess.STDOUT)
     try:
         while True:
             ended = process.poll() is not None
             records = run.records("train")
-            # After a restart some steps are repeated, and their lines with them
+            # A restart repeats some steps and their lines
             yield from records[min(seen, len(records)) :]
             seen = len(records)
             if ended:

@@ -1,4 +1,4 @@
-"""What the two training loops share: resuming, values between log lines, the clock, checkpoints."""
+"""What the training loops share: resuming, values between log lines, the clock, checkpoints."""
 
 import contextlib
 import datetime
@@ -14,8 +14,8 @@ from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.training import health, memory
 
-TIMED_STEPS = 20  # from which the whole time is estimated
-LONG_S = 60  # worth an estimate
+TIMED_STEPS = 20  # the estimate of the whole time rests on them
+LONG_S = 60  # shorter trainings get no estimate
 MAX_ROLLBACKS = 3
 
 
@@ -33,10 +33,10 @@ class Loop:
     def __init__(self, run, stage, name, parts, max_steps, **facts):
         self.run, self.stage, self.name, self.parts, self.max_steps = run, stage, name, parts, max_steps
         self.facts = facts
-        self.attempt = 0  # how often the training was rolled back
+        self.attempt = 0  # how often this training was rolled back
         networks = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
         self.device = next(networks[0].parameters()).device
-        self.trouble = None  # why it is to be rolled back before the next step
+        self.trouble = None  # the reason to roll back before the next step
         self.done, self.window = 0, {}  # steps done; name -> {step: value} since the last log line
         self._load()
         self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
@@ -59,7 +59,7 @@ class Loop:
     def steps(self):
         """Step numbers still to do, until max_steps or until max_minutes have passed.
 
-        SIGINT and SIGTERM let the step at hand end, save it and raise KeyboardInterrupt; a second one does at once.
+        SIGINT and SIGTERM let the current step end, save it and raise KeyboardInterrupt. A second one raises at once.
         """
         first, begun = self.done, self.start
         with _asked_to_stop() as asked:
@@ -87,7 +87,7 @@ class Loop:
             raise KeyboardInterrupt
 
     def random(self, step):
-        """The CPU generator of a step: the same whenever it is made, another one after a roll-back."""
+        """The CPU random generator of a step: always the same, but another one after a rollback."""
         return rng(self.run.cfg.seed, self.stage, step, *([self.attempt] if self.attempt else []))
 
     def _say_how_long(self, step_s):
@@ -103,7 +103,7 @@ class Loop:
             self.window.setdefault(name, {})[self.done] = value.detach()
 
     def due(self, kind):
-        """Whether this step is to log, sample or save; the last step does all of them, one in trouble only logs."""
+        """Whether this step is to log, sample or save. The last step does all three. A step in trouble only logs."""
         every = getattr(self.run.cfg, f"{kind}_every_steps")
         is_due = self.done % every == 0 or self.done == self.max_steps or (kind == "save" and self.stopping)
         return is_due and (kind == "log" or not self.trouble)
@@ -142,7 +142,7 @@ class Loop:
         return record
 
     def _look_after(self):
-        """Say, log and act on what has begun to go wrong."""
+        """Print, log and act on what has begun to go wrong."""
         records, shares = self.run.records(self.stage), self.run.records(f"{self.stage}_samples")
         found = distributed.of_the_first(health.troubles(self.run.cfg, records, shares))
         for kind, sentence in found.items():
@@ -171,7 +171,7 @@ class Loop:
         self._load()
         self.attempt = tried + 1
         self.run.log(f"{self.stage}_health", self.done, trouble=f"rolled back ({self.attempt})", sentence=trouble)
-        self.save()  # again, so that what resumes here takes the other random numbers too
+        self.save()  # so that a training resumed here takes the other random numbers too
         print(f"Back to step {self.done}, attempt {self.attempt} of {MAX_ROLLBACKS}.", flush=True)
 
     def save(self):
@@ -200,7 +200,7 @@ class Loop:
         networks = [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
         if what is None and not all(p.isfinite().all() for network in networks for p in network.parameters()):
             what = f"a weight after step {self.done}"
-        what = distributed.of_the_first(what)  # averaged gradients bring what is not finite to all
+        what = distributed.of_the_first(what)  # averaged gradients spread it to all processes
         if what and self.run.cfg.on_trouble == "rollback" and self.stage == "train":
             self.trouble = f"{what} is not finite: lower the learning rate."
         elif what:
@@ -212,9 +212,9 @@ class Loop:
 
 @contextlib.contextmanager
 def _asked_to_stop():
-    """A list that SIGINT or SIGTERM adds to; the second of them interrupts at once."""
+    """Yield a list that SIGINT and SIGTERM append to. The second signal interrupts at once."""
     asked = []
-    if threading.current_thread() is not threading.main_thread():  # signals go to that one
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield asked
         return
 
@@ -233,7 +233,7 @@ def _asked_to_stop():
 
 
 def _mean(values):
-    """Mean of scalars, of which a checkpoint's are on the CPU and the newer ones on the device."""
+    """Mean of scalars. Those from a checkpoint are on the CPU, newer ones on the device."""
     values = list(values)
     return torch.stack([value.to(values[-1].device) for value in values]).mean()
 

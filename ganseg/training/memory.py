@@ -1,4 +1,4 @@
-"""How much memory a GAN training takes, known before it starts."""
+"""Estimates how much memory a GAN training takes, before it starts."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ from ganseg.model.discriminator import Discriminator
 
 
 def check(cfg, device):
-    """UserError, naming what to change, where the training of a config cannot fit into a device's memory."""
+    """Raise UserError, naming what to change, where a config's training cannot fit into a device's memory."""
     room = _room(device)
     fixed, per_picture = estimate(cfg)
     if room is None or fixed + cfg.batch_size / distributed.size() * per_picture <= room:
@@ -23,7 +23,7 @@ def check(cfg, device):
 
 
 def too_little(cfg, device, there="", fitting=1):
-    """The sentence for a training that does not fit; fitting is the largest batch that would."""
+    """The sentence for a training that does not fit; fitting is the largest batch size that does."""
     fixed, per_picture = estimate(cfg)
     advice = f"choose batch_size {fitting} or less" if fitting >= 2 else "choose a smaller image_size or channels"
     advice += "" if cfg.precision == "bf16" else ", or precision bf16"
@@ -35,7 +35,7 @@ def too_little(cfg, device, there="", fitting=1):
 def estimate(cfg):
     """Bytes that a training takes at least: (weights and optimisers, each picture of the batch).
 
-    Counted on PyTorch's meta device, which computes nothing: what the generator's step keeps for its way back.
+    Counted on PyTorch's meta device, which computes nothing: what the generator's step keeps for its backward pass.
     """
     with torch.device("meta"):
         G, D = fast.build(cfg), Discriminator(cfg)
@@ -57,7 +57,7 @@ def estimate(cfg):
 
 
 def peak_gb():
-    """GB that this process has taken at most: of tensors on CUDA where that is in use, else of all."""
+    """The most GB that this process has taken: of CUDA tensors where CUDA is in use, else of all memory."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
@@ -65,7 +65,7 @@ def peak_gb():
 
 
 def _room(device):
-    """Bytes of memory of a device, or None where it is not told."""
+    """Bytes of memory of a device, or None where it does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "cpu" and "SC_PHYS_PAGES" in os.sysconf_names:
