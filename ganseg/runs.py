@@ -103,25 +103,24 @@ class Run:
         """Keep other processes from training in this run until release() or the end of this process.
 
         Raises UserError, naming the process, where another one holds it. A dead process holds nothing, however it
-        ended. A network disk without flock cannot keep two processes apart.
+        ended. On a network disk without flock, filelock does what it can.
         """
         if distributed.rank():
             return
         self.release()
-        path = self.folder / ".lock"
-        lock = FileLock(path, thread_local=False, fallback_to_soft=False)  # a soft lock would outlive its process
+        lock, holder = FileLock(self.folder / ".lock", thread_local=False), self.folder / ".holder"
         try:
             with files.writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock.acquire(blocking=False)
         except Timeout:
-            holder = path.read_text(encoding="utf-8").strip() or "another process"
+            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
             raise UserError(
-                f"run: {self.label} is being written by {holder}; wait for it, or give another name with --run."
+                f"run: {self.label} is being written by {who}; wait for it, or give another name with --run."
             ) from None
         except NotImplementedError:  # no flock there
             return
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        files.write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
         _held[self.folder.resolve()] = lock
         for left_over in self.folder.glob("*/*.partial"):  # a process was killed while it wrote them
             left_over.unlink(missing_ok=True)
