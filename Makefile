@@ -14,13 +14,13 @@ help:
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make test   check the style, then run all tests and notebooks"
 	@echo "make shipped-model   make the run creatures/demo the model that ships with the package"
-	@echo "make lock   pin the dependencies of pyproject.toml again in requirements.lock"
-	@echo "Each makes .venv first if need be; PYTHON=python3.12 names the Python to make it with."
+	@echo "make lock   pin the dependencies of pyproject.toml anew in requirements.lock"
+	@echo "Each command first makes .venv if it is missing. PYTHON=python3.12 says which Python makes it."
 
 demo: .venv/.installed
 	@if [ -n "$(FRESH)" ]; then rm -rf "$(RUN_FOLDER)"; fi
 	@if [ -e "$(RUN_FOLDER)" ]; then \
-	  echo "$(RUN_FOLDER) exists and is continued; 'make demo SEED=$(SEED) FRESH=1' deletes it and starts again."; fi
+	  echo "$(RUN_FOLDER) exists and is continued. 'make demo SEED=$(SEED) FRESH=1' deletes it and starts again."; fi
 	.venv/bin/ganseg train -p dataset creatures -p seed $(SEED) --run $(RUN)
 	.venv/bin/ganseg distill -p dataset creatures -p seed $(SEED) --run $(RUN)
 	.venv/bin/ganseg evaluate -p dataset creatures -p seed $(SEED) --run $(RUN)
@@ -35,22 +35,23 @@ test: .venv/.installed
 lab: .venv/.installed
 	.venv/bin/jupyter-lab notebooks/
 
-# After make demo; another run with RUN=DATASET/NAME. The notebooks open with this model where there is no run yet.
+# Run it after make demo, or name another run with RUN=DATASET/NAME. The notebooks open with this model where there is
+# no run yet.
 shipped-model: .venv/.installed
-	.venv/bin/python .ci/ship_model $(RUN)
+	.venv/bin/python .ci/ship_model $(if $(findstring /,$(RUN)),$(RUN),creatures/$(RUN))
 
-# Keeps each pin that still fits. To move one on: .venv/bin/uv pip compile as here, with --upgrade-package NAME.
+# Each pin that still fits stays. To upgrade one, run this uv command with --upgrade-package NAME.
 lock: .venv/.installed
 	.venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	  --quiet --output-file requirements.lock
 
-# Installed again when the pins or the package's metadata change.
+# The package is installed again when the pins or its metadata change.
 .venv: .venv/.installed
 .venv/.installed: requirements.lock pyproject.toml
 	@fits() { "$$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; }; \
 	  if ! fits .venv/bin/python; then \
-	    fits "$(PYTHON)" || { echo "ganseg needs Python 3.11 to 3.14, which $(PYTHON) is not:" \
+	    fits "$(PYTHON)" || { echo "$(PYTHON) is not Python 3.11 to 3.14, which ganseg needs:" \
 	      "name another, as in 'make test PYTHON=python3.12'."; exit 1; }; \
 	    "$(PYTHON)" -m venv --clear .venv; fi
 	@echo "Installing requirements.lock into .venv (some minutes; on Linux several GB, PyTorch with CUDA)"
