@@ -123,7 +123,11 @@ def _build(folder, source, listing, image_size, crop):
         raise
 
 
-def _write(folder, source, listing, S, crop):
+def _decode_all(folder, source, listing, S, crop):
+    """Decode pictures and masks into maps of files.
+
+    Returns the maps by name, and for each picture why it cannot be read (None: it can), its size and its checksum.
+    """
     n = len(listing.names)
     arrays = {"images": _create(folder, "images", (n, 3, S, S))}
     if listing.masks is not None:
@@ -147,7 +151,13 @@ def _write(folder, source, listing, S, crop):
             checksum = zlib.crc32(array[i], checksum)
         return None, size, checksum
 
-    reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
+    return arrays, *zip(*decode.in_parallel(work, n), strict=True)
+
+
+def _write(folder, source, listing, S, crop):
+    """Decode a listing into a folder and write the index of what could be read."""
+    n = len(listing.names)
+    arrays, reasons, sizes, crc = _decode_all(folder, source, listing, S, crop)
     sizes, crc = np.array(sizes, np.int64), np.array(crc, np.uint32)
     kept = [i for i in range(n) if reasons[i] is None]
     skipped = [(printable(listing.names[i]), reasons[i]) for i in range(n) if reasons[i] is not None]

@@ -26,7 +26,7 @@ def run_all(dataset, wanted, scheduler=None, workers=None, timeout_s=20):
     Yields (Trial, None or why it failed) as they end. Raises UserError when the scheduler does not answer or all
     workers are gone: what has finished is kept, and the next call runs what is missing.
     """
-    from dask.distributed import Client, LocalCluster, wait  # not at the top: training needs no Dask
+    from dask.distributed import wait  # takes a second, and training needs no Dask
 
     by_name = {trial.name: trial for trial in wanted}
     missing = [trial for trial in by_name.values() if not trials.finished(dataset, trial)]
@@ -35,15 +35,7 @@ def run_all(dataset, wanted, scheduler=None, workers=None, timeout_s=20):
     cores = joblib.cpu_count()  # those this process may use
     workers = min(workers or torch.cuda.device_count() or cores, len(missing))
     threads = max(1, cores // workers)
-    cluster = None
-    try:
-        if scheduler is None:
-            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=None,
-                                   dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
-        client = Client(cluster or scheduler, timeout=timeout_s)
-    except (OSError, ValueError) as error:
-        raise UserError(f"scheduler: no Dask scheduler answers at {scheduler} ({error}).") from None
-    try:
+    with _client(scheduler, workers, timeout_s) as client:
         futures = {}
         for trial in missing:
             parent = futures.get(trial.after)
@@ -65,10 +57,24 @@ def run_all(dataset, wanted, scheduler=None, workers=None, timeout_s=20):
             elif time.monotonic() - seen > NO_WORKERS_S:
                 raise UserError(f"scheduler: no worker for {NO_WORKERS_S} s, {len(waiting)} trials are not finished; "
                                 "the same command goes on with them.")
-    finally:
-        client.close()
-        if cluster is not None:
-            cluster.close()
+
+
+@contextlib.contextmanager
+def _client(scheduler, workers, timeout_s):
+    """A Dask client of a scheduler, or of a cluster of processes on this machine where there is none."""
+    from dask.distributed import Client, LocalCluster  # takes a second, and training needs no Dask
+
+    with contextlib.ExitStack() as stack:
+        try:
+            if scheduler is None:
+                scheduler = stack.enter_context(
+                    LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=None,
+                                 dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
+                )  # fmt: skip
+            client = stack.enter_context(Client(scheduler, timeout=timeout_s))
+        except (OSError, ValueError) as error:
+            raise UserError(f"scheduler: no Dask scheduler answers at {scheduler} ({error}).") from None
+        yield client
 
 
 def run_trial(dataset, trial, outputs, threads, parent=None):
@@ -121,7 +127,7 @@ def _mark(folder, error):
 
 def _choose_gpu():
     """On this machine each worker has a GPU of its own."""
-    from dask.distributed import get_worker
+    from dask.distributed import get_worker  # takes a second, and training needs no Dask
 
     try:
         number = int(get_worker().name)

@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ganseg import arguments, config, devices, distill, runs, segment, train
 from ganseg.datasets import creatures
 from ganseg.devices import rng
+from ganseg.experiments import timing
+from ganseg.experiments.reference import reference_step
 from ganseg.figures import pictures
 from ganseg.model import averaging, loading, prediction
 from ganseg.model.discriminator import Discriminator
-from ganseg.training import losses
 from ganseg.training.batches import Batches
 
 
@@ -87,7 +88,7 @@ class Trainer:
         """Make a step; its time, the work on the device included."""
         devices.keep_freed_memory(not self.way.give_back)
         torch.backends.cudnn.allow_tf32 = self.way.tf32
-        return _seconds(self.real.device, self._step, step)
+        return timing.seconds(self.real.device, self._step, step)
 
     def _step(self, step):
         make = reference_step if self.way.keep_graph else train.gan_step
@@ -103,7 +104,7 @@ def compare(cfg, device, n_steps=4, compiled=False):
              is not timed: the memory that the other gave back has to come again.
     Yields dicts: change, steps_per_s, without (steps a second), ratio (the median over the pairs), peak_gb and
     peak_without_gb (GB of 1e9 bytes: of the process on the CPU, of PyTorch's tensors on CUDA), matrix_share (of
-    matrix_rate, by the operations that the step really makes).
+    timing.matrix_rate, by the operations that the step really makes).
     """
     pairs, rate = changes(device, compiled), {}
     ways = dict.fromkeys(way for pair in pairs.values() for way in pair)
@@ -112,7 +113,7 @@ def compare(cfg, device, n_steps=4, compiled=False):
     for name, pair in pairs.items():
         dtype = torch.bfloat16 if BF16[0] in pair[0].settings else torch.float32
         if dtype not in rate:
-            rate[dtype] = matrix_rate(device, dtype)
+            rate[dtype] = timing.matrix_rate(device, dtype)
         times = _paired_seconds(cfg, pair, device, n_steps)
         new, old = (statistics.median(column) for column in zip(*times, strict=True))
         yield {
@@ -170,7 +171,7 @@ def data_loading(cfg, device, counts, n_batches=50):
         start = time.perf_counter()
         for step in range(1, n_batches + 1):
             batches(step, rng(step))
-        _wait(device)
+        timing.wait(device)
         yield {"field": "pictures", "value": n, "seconds": (time.perf_counter() - start) / n_batches}
 
 
@@ -203,13 +204,14 @@ def other_stages(cfg, device, n_steps=3, n_photos=64):
     def distilled_per_s(cfg):
         G = loading.build_generator(cfg).to(device).eval().requires_grad_(False)
         distill.distill_step(G, S.train(), optimizer, cfg, 0)
-        times = [_seconds(device, distill.distill_step, G, S, optimizer, cfg, step) for step in range(1, n_steps + 1)]
+        times = [timing.seconds(device, distill.distill_step, G, S, optimizer, cfg, step)
+                 for step in range(1, n_steps + 1)]
         return cfg.distill_batch_size / statistics.median(times)
 
     plain = distilled_per_s(cfg.model_copy(update=dict(PLAIN)))
     yield {"what": "distillation", "pictures_per_s": distilled_per_s(cfg), "without_saving": plain}
     squares = torch.randint(0, 256, (n_photos, 3, cfg.image_size, cfg.image_size), dtype=torch.uint8)
-    seconds = _seconds(device, prediction.predict, S.eval(), squares)
+    seconds = timing.seconds(device, prediction.predict, S.eval(), squares)
     yield {"what": "evaluation", "pictures_per_s": n_photos / seconds}
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{i}.jpg") for i in range(n_photos)]
@@ -217,7 +219,7 @@ def other_stages(cfg, device, n_steps=3, n_photos=64):
         for i, path in enumerate(paths):
             pictures.save(photos[i % 8], path, "JPEG")
         model = segment.PhotoSegmenter(cfg, S, device)
-        seconds = _seconds(device, segment.segment_photos, paths, model, Path(folder, "parts"))
+        seconds = timing.seconds(device, segment.segment_photos, paths, model, Path(folder, "parts"))
     yield {"what": "segmentation of photos", "pictures_per_s": n_photos / seconds}
 
 
@@ -248,40 +250,6 @@ def peak_gb(cfg, way, device):
     return kb[0] * 1024 / 1e9 if kb else float("nan")
 
 
-def matrix_rate(device, dtype):
-    """Floating-point operations a second that the machine reaches: the better of a matrix product and a convolution."""
-    n = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(n, n, device=device, dtype=dtype)
-    x = torch.randn(n // 512, 256, 64, 64, device=device, dtype=dtype)
-    kernel = torch.randn(256, 256, 3, 3, device=device, dtype=dtype)
-    work = {lambda: a @ a: 2 * n**3, lambda: torch.conv2d(x, kernel, padding=1): 2 * x.numel() * 256 * 9}
-    best = 0
-    for operation, count in work.items():
-        best = max(best, *(count / _seconds(device, operation) for _ in range(6)))
-    return best
-
-
-def reference_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
-    """A GAN step as the released code makes it: the discriminator's loss goes back through the generator too."""
-    generated = G(G.sample_latents(cfg.batch_size, random))
-    loss_D = losses.discriminator_loss(D(real), D(generated.image))
-    if step % cfg.gradient_penalty_every_steps == 0:
-        loss_D = loss_D + cfg.gradient_penalty * losses.gradient_penalty(D.forward, real)
-    optimizer_D.zero_grad()
-    loss_D.backward()
-    optimizer_D.step()
-
-    generated = G(G.sample_latents(cfg.batch_size, random))
-    loss_G = losses.generator_loss(D(generated.image))
-    if step % cfg.penalty_every_steps == 0:
-        masks = generated.masks[:, 1:]
-        area = losses.area_loss(masks, losses.area_targets(generated, cfg.area_target))
-        loss_G = loss_G + cfg.lambda_con * losses.concentration_loss(masks, generated.centers) + cfg.lambda_area * area
-    optimizer_G.zero_grad()
-    loss_G.backward()
-    optimizer_G.step()
-
-
 def measure(run, n_steps=20, n_sustained=500):
     """Compare all changes and time many steps of the fastest way, into the run's metrics.jsonl; prints lines."""
     device = devices.choose_device(run.cfg.device)
@@ -305,20 +273,6 @@ def main(argv=None):
 
 def _as_trained(cfg):
     return cfg.model_copy(update={"point_divisor": min(cfg.point_divisor, POINT_DIVISOR)})
-
-
-def _seconds(device, function, *args):
-    """How long a call takes, the work on the device included."""
-    _wait(device)
-    start = time.perf_counter()
-    function(*args)
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

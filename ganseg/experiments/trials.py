@@ -112,12 +112,17 @@ def finished(dataset, trial):
     if not (folder / "config.yaml").exists():
         return False
     run = runs.open_run(dataset, trial.name, **trial.overrides)  # refuses another configuration
-    stages = {name: run.newest(name) for name in ("gan", "segmenter")}
-    steps = {name: checkpoints.step_of(path) if path else -1 for name, path in stages.items()}
-    last = run.cfg.distill_steps if run.cfg.architecture == "gan" else run.cfg.max_steps
-    evaluated = any(record["step"] == last and record.get("notes", {}).get("GAN steps") == run.cfg.max_steps
-                    for record in run.records("evaluate"))
-    return steps == {"gan": run.cfg.max_steps, "segmenter": last} and evaluated
+    paths = {name: run.newest(name) for name in ("gan", "segmenter")}
+    steps = {name: checkpoints.step_of(path) if path else -1 for name, path in paths.items()}
+    return steps["gan"] == run.cfg.max_steps and any(
+        record["step"] == steps["segmenter"] == _last_step(run.cfg, record["notes"])
+        for record in run.records("evaluate") if record.get("notes", {}).get("GAN steps") == run.cfg.max_steps
+    )
+
+
+def _last_step(cfg, notes):
+    """Where the segmenter of an evaluation should end: an auto-encoder segments by itself."""
+    return cfg.max_steps if notes.get("generator weights") == "auto-encoder" else cfg.distill_steps
 
 
 def evaluation(dataset, trial):

@@ -47,7 +47,7 @@ def detections(images, labels, n_parts, n_columns=8, names=None):
 
 def save(figure, stem):
     """Write <stem>.png at 300 dpi and <stem>.pdf with its fonts embedded; returns both paths."""
-    import matplotlib
+    import matplotlib  # takes a second
 
     paths = [Path(f"{stem}.{kind}") for kind in ("png", "pdf")]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def choose(n_pictures, wanted, seed):
 
 def _page(images, labels, n_parts, n_columns, names):
     """Pictures (N, S, S, 3), plain and painted, over a legend: Figure, Axes in pixels, pixels of the gap."""
-    import matplotlib
+    import matplotlib  # takes a second
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 

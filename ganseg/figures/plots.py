@@ -9,53 +9,9 @@ from plotly.subplots import make_subplots
 
 from ganseg.figures import pictures
 
-QUANTITIES = ("loss", "penalty", "accuracy")  # how the names of what training logs end
 N_COLUMNS = 3
 ROW_PX = 200  # height of one row of curves
 CURVE, BACKGROUND = "#0072B2", "#DDDDDD"
-
-
-def training_curves(records, title):
-    """What a stage logged over its steps: one small plot per loss, penalty and accuracy.
-
-    records  dicts {stage, step, name: value, ...} of metrics.jsonl; a name may be missing from some
-    Returns a Figure, with nothing but the title where there are no records.
-    """
-    names = list(dict.fromkeys(name for record in records for name in record if name.endswith(QUANTITIES)))
-    if not names:
-        return _styled(go.Figure(), title)
-    n_rows, n_columns = -(-len(names) // N_COLUMNS), min(len(names), N_COLUMNS)
-    figure = make_subplots(
-        n_rows, n_columns, shared_xaxes="all", subplot_titles=names, vertical_spacing=0.24 / n_rows
-    )
-    for i, name in enumerate(names):
-        cell = {"row": i // N_COLUMNS + 1, "col": i % N_COLUMNS + 1}
-        figure.add_trace(_line([r for r in records if name in r], name, name=name, line_color=CURVE), **cell)
-        if i + N_COLUMNS >= len(names):  # nothing below it
-            figure.update_xaxes(title_text="step", showticklabels=True, **cell)
-    figure.update_layout(showlegend=False, height=110 + ROW_PX * n_rows)
-    return _styled(figure, title)
-
-
-def part_shares(records, title="Share of the generated pixels that each part holds", labels=None):
-    """Mean share of background and parts over the steps, stacked, in the parts' colours.
-
-    records  dicts {step, background_share, part_1_share, ..., part_K_share}
-    labels   K texts, as of explore.part_labels; None: part_1 to part_K
-    Returns a Figure, with nothing but the title where there are no records.
-    """
-    figure = go.Figure()
-    n_parts = sum(name.startswith("part_") for name in (records[0] if records else ()))
-    colors = [f"rgb({r}, {g}, {b})" for r, g, b in pictures.part_colors(n_parts)]
-    for k in reversed(range(n_parts + 1)):  # the background on top, where it hides no part
-        name, color = (f"part_{k}", colors[k - 1]) if k else ("background", BACKGROUND)
-        shown = html.escape(labels[k - 1]) if k and labels else name  # plotly reads some tags
-        style = {"stackgroup": "shares", "fillcolor": color, "line_color": color, "line_width": 1}
-        figure.add_trace(_line(records, f"{name}_share", name=shown, **style))
-    if records:
-        figure.update_xaxes(title_text="step")
-        figure.update_yaxes(title_text="share of pixels", range=[0, 1])
-    return _styled(figure.update_layout(height=380), title)
 
 
 def picture(sheet, title):
@@ -107,7 +63,7 @@ def scatter(table, x, y, title):
 def growth(records, title):
     """Seconds as settings grow, one small plot each, beside the first point scaled by the operations (dashed).
 
-    records  dicts {field, value, seconds} of ganseg.benchmark, with gflop where operations are counted
+    records  dicts {field, value, seconds} of ganseg.experiments.benchmark, with gflop where operations are counted
     """
     fields = list(dict.fromkeys(record["field"] for record in records))
     if not fields:

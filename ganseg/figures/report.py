@@ -5,6 +5,7 @@ import textwrap
 from html import escape
 
 from ganseg import files, metrics
+from ganseg.figures import curves, pictures
 
 CONTROL = "untrained_"  # prefix of the control's metrics
 NO_METRICS = {"stage", "step", "time_s", "left_out", "notes"}  # the other keys of an evaluation's record
@@ -31,7 +32,7 @@ img{max-width:100%} code,pre{font-size:.85em;overflow-x:auto} .fields{columns:3;
 def write(run):
     """Write report.html into the folder of a runs.Run, with whatever there is by now; returns its Path.
 
-    The page needs no network: plotly's library and the pictures are inside.
+    The page needs no network: the pictures are inside.
     """
     record = _evaluation(run)
     sections = {
@@ -108,19 +109,15 @@ def _picture(run, name, sentence):
     path = run.folder / "figures" / f"{name}.png"
     if not path.exists():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<p>{escape(sentence)}</p><img alt="{name}" src="data:image/png;base64,{data}">'
+    return f"<p>{escape(sentence)}</p>{_embedded(path.read_bytes(), name)}"
 
 
 def _curves(run):
-    from ganseg import part_names
-    from ganseg.figures import plots
+    stages = [stage for stage in ("train", "distill") if run.records(stage)]
+    images = "".join(_embedded(pictures.png(curves.stage_curves(run, stage)), stage) for stage in stages)
+    return f"<p>{escape(CURVES)}</p>{images}" if stages else ""
 
-    train, distill, shares = (run.records(stage) for stage in ("train", "distill", "train_samples"))
-    figures = [plots.training_curves(train, "GAN training")] if train else []
-    figures += [plots.part_shares(shares, labels=part_names.part_labels(run))] if shares else []
-    figures += [plots.training_curves(distill, "Distillation")] if distill else []
-    # The library, some 4 MB, goes into the page once
-    options = {"full_html": False, "config": {"modeBarButtonsToRemove": ["sendChartToCloud"]}}  # it uploads
-    parts = [figure.to_html(include_plotlyjs=i == 0, **options) for i, figure in enumerate(figures)]
-    return f"<p>{escape(CURVES)}</p>{''.join(parts)}" if parts else ""
+
+def _embedded(png, name):
+    """A picture inside the page: the bytes of a PNG as HTML."""
+    return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

@@ -12,7 +12,7 @@ def frechet(fake, real):
 
     With few pictures it comes out too large, and below D pictures much so: compare equal numbers only.
     """
-    from torch_fidelity import metric_fid
+    from torch_fidelity import metric_fid  # takes seconds
 
     statistics = [metric_fid.fid_features_to_statistics(f) for f in (fake, real)]
     return metric_fid.fid_statistics_to_metric(*statistics, verbose=False)[metric_fid.KEY_METRIC_FID]
@@ -23,7 +23,7 @@ def kid(fake, real):
 
     About 0, and as often below, where both come from the same distribution.
     """
-    from torch_fidelity import metric_kid
+    from torch_fidelity import metric_kid  # takes seconds
 
     size = min(KID_SUBSET, len(fake), len(real))
     out = metric_kid.kid_features_to_metric(fake, real, kid_subset_size=size, verbose=False)
@@ -35,7 +35,7 @@ def precision_recall(fake, real):
 
     Of more than 10,000 on a side an even spread is taken. Needs 4 on each.
     """
-    from torch_fidelity import metric_prc
+    from torch_fidelity import metric_prc  # takes seconds
 
     out = metric_prc.prc_features_to_metric(
         _spread(fake), _spread(real), prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False

@@ -1,7 +1,6 @@
 """A generated picture that can be taken apart: its state, the edits, and what is shown of it, without widgets."""
 
 import contextlib
-import json
 import math
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.model import loading
 from ganseg.model.generator import Scene
+from ganseg.viewer import scene_text
 
 LAYERS = ("picture", "masks", "heatmaps", "foreground", "background")
 SAMPLED = {  # what can be drawn anew alone -> fields of Scene
@@ -78,7 +78,7 @@ class Inspector:
 
     def set_points(self, points, gesture=None):
         """All points at once, (K, n_per, 2), as they come from dragging."""
-        self._edit(self.state._replace(points=_tensor("points", points, self.state.points.shape)), gesture)
+        self._edit(self.state._replace(points=scene_text.as_tensor("points", points, self.state.points.shape)), gesture)
 
     def has_points(self, points):
         """Whether these are the points, up to float32."""
@@ -236,25 +236,12 @@ class Inspector:
 
     def to_json(self):
         """The state as text that from_json of another kernel reads; float32 comes back exactly."""
-        shape = {name: getattr(self.cfg, name) for name in SHAPE}
-        values = {name: value.double().tolist() for name, value in self.state._asdict().items()}
-        return json.dumps({"run": self.label, "seed": self.seed, **shape, **values})
+        return scene_text.write(self.state, self.cfg, self.label, self.seed)
 
     def from_json(self, text):
         """Take the state of a text by to_json; UserError for other texts and for models of another shape."""
-        try:
-            saved = json.loads(text)
-            seed, theirs = int(saved["seed"]), [saved[name] for name in SHAPE]
-            values = [saved[name] for name in Scene._fields]
-        except (ValueError, KeyError, TypeError):
-            raise UserError("state: this text is not a saved state; paste all of what `State as text` gives.") from None
-        ours = [getattr(self.cfg, name) for name in SHAPE]
-        if theirs != ours:
-            a, b = (", ".join(map("{} {}".format, SHAPE, of)) for of in (theirs, ours))
-            raise UserError(f"state: it has {a} and this model has {b}; open it with a run of its own shape.")
-        values = zip(Scene._fields, values, self.state, strict=True)
-        self._edit(Scene(*(_tensor(name, value, now.shape) for name, value, now in values)))
-        self.seed = seed
+        scene, self.seed = scene_text.read(text, self.cfg, self.state)
+        self._edit(scene)
 
     def save_picture(self, path):
         """Write the picture at its own size as PNG."""
@@ -279,9 +266,6 @@ class Inspector:
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
 
 
-SHAPE = ("n_parts", "n_per", "embedding_dim")  # what must agree between a saved state and a model
-
-
 @contextlib.contextmanager
 def _few_threads(image_size):
     before = torch.get_num_threads()
@@ -294,17 +278,6 @@ def _few_threads(image_size):
 
 def _between(first, second, t):
     return Scene(*(a.lerp(b, t) for a, b in zip(first, second, strict=True)))
-
-
-def _tensor(name, values, shape):
-    """Numbers as a float tensor of a shape; UserError where they are not."""
-    try:
-        tensor = torch.as_tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError):
-        tensor = torch.tensor(math.nan)
-    if tensor.shape != shape or not tensor.isfinite().all():
-        raise UserError(f"{name}: should be finite numbers of shape {tuple(shape)}.")
-    return tensor
 
 
 def _uint8(picture):

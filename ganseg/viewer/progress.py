@@ -9,7 +9,6 @@ import numpy as np
 from ganseg import config
 from ganseg.datasets import decode
 from ganseg.errors import UserError
-from ganseg.figures import pictures
 from ganseg.training import health
 
 SILENT_LINES, SILENT_S = 5, 120  # silence: so many times the usual time between log lines, and at least so long
@@ -59,48 +58,3 @@ def warnings(progress, command="the same command"):
     return found + list(health.troubles(cfg, records, progress.shares).values())
 
 
-def curves(progress, part_labels):
-    """Losses, penalties and part usage of a Progress as one picture (H, W, 3) uint8; None without log lines.
-
-    part_labels  K texts, as of explore.part_labels
-    """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from ganseg.figures.plots import CURVE, QUANTITIES
-
-    records, shares = progress.records, progress.shares
-    of = [f"part_{k}_share" for k in range(1, len(part_labels) + 1)]
-    quantities = [q for q in dict.fromkeys(name for line in records for name in line) if q.endswith(QUANTITIES)]
-    quantities += ["background_share"] if shares else []
-    if not quantities:
-        return None
-    panels = [[*quantities[i : i + 3], ".", "."][:3] for i in range(0, len(quantities), 3)]
-    heights = [1.6] * len(panels)  # inches
-    if shares:
-        panels.append(["shares"] * 3)
-        heights.append(max(1.6, 0.4 + 0.15 * len(part_labels)))  # the legend has a line per part
-    with matplotlib.rc_context({"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(7.2, sum(heights)), layout="constrained")
-        axes = figure.subplot_mosaic(panels, height_ratios=heights)
-        for name in quantities:
-            lines = [line for line in records + shares if name in line]
-            style = {"color": CURVE, "marker": "." if len(lines) == 1 else ""}
-            axes[name].plot([line["step"] for line in lines], [line[name] for line in lines], **style)
-            axes[name].set_title(name.replace("_", " "))
-        if shares:
-            steps = [line["step"] for line in shares]
-            bands = np.array([[line[name] for line in shares] for name in of])
-            bands = bands / np.maximum(bands.sum(axis=0), 1e-6)
-            if len(steps) == 1:  # a band needs two ends
-                steps, bands = [0, *steps], bands.repeat(2, axis=1)
-            colors = pictures.part_colors(len(part_labels)) / 255
-            axes["shares"].stackplot(steps, bands, colors=colors, labels=part_labels)
-            axes["shares"].set(title="share of the foreground", xlabel="step", xlim=(steps[0], steps[-1]), ylim=(0, 1))
-            place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 7, "frameon": False}
-            for text in axes["shares"].legend(reverse=True, **place).get_texts():
-                text.set_parse_math(False)  # a name may hold a $
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

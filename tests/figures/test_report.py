@@ -41,17 +41,16 @@ def test_text_in_the_report_is_escaped(run):
     assert "no <landmarks>" not in page
 
 
-def test_the_report_needs_no_network_and_holds_plotly_once(run):
+def test_the_report_needs_no_network_and_holds_its_curves(run):
     for step in (10, 20):
         run.log("train", step, generator_loss=1.0, area_loss=0.1, **LOGGED)
         run.log("train_samples", step, background_share=0.6, part_1_share=0.3, part_2_share=0.1)
         run.log("distill", step, segmentation_loss=1.0, pixel_accuracy=0.9, **LOGGED)
     pictures.save(np.zeros((8, 8, 3), np.uint8), run.folder / "figures" / "samples.png")
     page = report.write(run).read_text()
-    assert "Distillation" in page and "data:image/png;base64," in page
+    assert "data:image/png;base64," in page
     assert 'src="http' not in page and "<link" not in page
-    assert page.count('["sendChartToCloud"]') == 3  # no figure offers to upload its data
-    assert 4_000_000 < len(page) < 8_000_000
+    assert 'alt="train"' in page and 'alt="distill"' in page and len(page) < 500_000
 
 
 def test_the_table_shows_the_control_only_where_there_is_one(run):

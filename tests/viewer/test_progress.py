@@ -1,4 +1,4 @@
-"""A run read while another process trains it: progress, samples, curves, and warnings with what to change."""
+"""A run read while another process trains it: progress, samples, and warnings with what to change."""
 
 import os
 import re
@@ -102,17 +102,3 @@ def test_a_half_written_sample_is_a_sentence_and_a_whole_one_a_picture(tiny_run)
         progress.sample_sheet(run, 500)
     with pytest.raises(UserError, match="00000999.png"):
         progress.sample_sheet(run, 999)
-
-
-def test_curves_show_losses_and_every_part_in_its_colour(state):
-    picture = progress.curves(state(), ["1: $head$ \\", "2: _arm", "part 3"])
-    assert picture.dtype == np.uint8 and picture.shape[1:] == (720, 3)
-    for color in pictures.part_colors(3):
-        assert (picture == color).all(axis=-1).mean() > 0.02
-    without = progress.curves(state(shares=[]), ["part 1", "part 2", "part 3"])
-    assert len(without) < len(picture)
-
-
-def test_curves_bear_a_loss_that_is_not_a_number_and_no_lines_at_all(state):
-    assert progress.curves(state(records=[line(1, area_loss=float("nan"))]), ["part 1", "part 2", "part 3"]) is not None
-    assert progress.curves(state(records=[], shares=[]), ["part 1", "part 2", "part 3"]) is None
