@@ -110,7 +110,7 @@ def _array(tensor):
 
 def _print_table(run):
     evaluate(run)
-    print(report.table(run))
+    print(report.metrics_table(run))
 
 
 def main(argv=None):

@@ -11,7 +11,7 @@ from ganseg.figures import pictures
 N_SHOWN = 40
 
 
-def layout(cfg):
+def list_layout(cfg):
     """What the data set's layout consists of: a list of dicts with file, there and needed_for.
 
     Raises UserError when the source is missing or cannot be opened, or lacks something that nothing can do without.
@@ -25,7 +25,7 @@ def layout(cfg):
         return [{"file": w.name, "there": source.has(w), "needed_for": w.purpose} for w in wanted_files(cfg.reader)]
 
 
-def build(run):
+def build_cache(run):
     """Build the cache of both splits, compare all of it with its checksums, and remember the source.
 
     Returns the pictures by split: train and test.
@@ -38,7 +38,7 @@ def build(run):
     return splits
 
 
-def counts(cfg, splits):
+def count_pictures(cfg, splits):
     """How many pictures there are: a list of dicts with split, pictures, published, and how many show what."""
     published = published_counts(cfg)
     train, test = splits["train"], splits["test"]
@@ -56,7 +56,7 @@ def counts(cfg, splits):
     return counted
 
 
-def draw(run, splits):
+def draw_annotations(run, splits):
     """Save figures/prepare.png: training and test pictures with their masks and landmarks drawn on; returns its Path.
 
     Of the training pictures those are shown that regressions and matching are fitted on, where there are any.

@@ -236,9 +236,9 @@ LINES = [
 def read_metrics(run):
     for stage in ("train", "distill", "evaluate"):
         run.records(stage)
-    progress.warnings(progress.progress(run))
-    compare.table([run])
-    report.table(run)
+    progress.warnings(progress.read_progress(run))
+    compare.runs_table([run])
+    report.metrics_table(run)
     run.rewind({"train"}, 60)
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: named grids over settings and seeds, run as trials on this machine or on a Dask cluster."""
+"""Runs the trials of a sweep, several at once, on this machine or on a Dask cluster."""
 
 import contextlib
 import logging
@@ -13,7 +13,7 @@ from ganseg.errors import UserError
 from ganseg.experiments import trials
 from ganseg.model import geometry, loading
 
-N_SIGMA2 = 5000  # samples that a fixed sigma^2 is the mean of (S F.2)
+N_SIGMA2 = 5000  # a fixed sigma^2 is the mean over so many samples (S F.2)
 NO_WORKERS_S = 60  # how long a cluster may have no worker at all
 
 
@@ -91,13 +91,13 @@ def run_trial(dataset, trial, outputs, threads, parent=None):
         if trial.after and not (folder / "config.yaml").exists():
             overrides = {**overrides, "fixed_sigma2": mean_sigma2(runs.find(f"{dataset}/{trial.after}"))}
         run = runs.open_run(dataset, trial.name, **overrides)
-        with contextlib.redirect_stdout(None):  # lines of several trials would mix; troubles stand in metrics.jsonl
+        with contextlib.redirect_stdout(None):  # else the lines of several trials would mix
             for stage in (train.train, distill.distill_all):
                 for _ in stage(run):
                     pass
             evaluate.evaluate(run)
         (folder / "error.txt").unlink(missing_ok=True)
-    except Exception as error:  # whatever ends one trial, the others go on
+    except Exception as error:  # whatever ends one trial must not end the others
         return _mark(folder, error)
 
 
@@ -111,7 +111,7 @@ def mean_sigma2(run):
 
 
 def _outcome(dataset, trial, future):
-    """The reason a future failed for, or None."""
+    """Why a future failed, or None."""
     try:
         return future.result(timeout=10)
     except Exception as error:  # a worker that died too often, a scheduler that went away

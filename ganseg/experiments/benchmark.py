@@ -1,4 +1,4 @@
-"""How fast a GAN step is, what each way of saving work brings, and how the cost grows. Runs without notebooks too."""
+"""Measures how fast a GAN step is, what each way of saving work brings, and how the cost grows."""
 
 import gc
 import statistics
@@ -24,7 +24,7 @@ from ganseg.training.batches import Batches
 class Way(NamedTuple):
     """A way to make a GAN step; the defaults are how ganseg trains."""
 
-    keep_graph: bool = False  # the discriminator's step goes back through the generator, for nothing
+    keep_graph: bool = False  # the discriminator's step goes back through the generator for nothing
     give_back: bool = False  # freed memory goes back to the operating system (CPU)
     tf32: bool = True  # convolutions round their inputs to TF32 (CUDA)
     settings: tuple = ()  # pairs of config field and value
@@ -37,10 +37,10 @@ DTYPES = (torch.float32, torch.bfloat16)
 SHARED = (("share_fakes", True),)
 COMPILED = (("compile", True),)
 ON_CUDA = (("channels_last", True),)
-# Spreads the points of untrained networks as far as those of a trained creatures model: where no part is, less is
-# computed, and at the start all parts lie in the middle
+# Spreads the points of untrained networks as far as those of a trained creatures model. Less is computed where no part
+# is, and without this all parts would lie in the middle.
 POINT_DIVISOR = 4.0
-WARM_UP = 3  # steps until memory is no longer asked for anew
+WARM_UP = 3  # steps until no more memory is asked for
 
 
 def changes(device, compiled):

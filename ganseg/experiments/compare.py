@@ -7,7 +7,7 @@ from ganseg import config, runs
 from ganseg.errors import UserError
 
 SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "image_size", "lambda_con", "lambda_area", "seed")
-OTHER = {"stage", "step", "time_s", "left_out", "notes"}  # of a record: no numbers to compare
+OTHER = {"stage", "step", "time_s", "left_out", "notes"}  # fields of a record that are no numbers to compare
 LESS_IS_BETTER = ("fid", "kid", "frechet", "collapse", "mask_entropy")
 PENALTIES = ("concentration_loss", "area_loss", "gradient_penalty")
 
@@ -23,7 +23,7 @@ def all_runs(dataset=None):
     return found
 
 
-def table(of_runs):
+def runs_table(of_runs):
     """A row for each run: data set, settings, GAN steps, minutes of training, then the newest value of each metric.
 
     Returns a DataFrame indexed by DATASET/RUN. Metrics come from the evaluate and fidelity stages.
@@ -50,7 +50,7 @@ def _metrics(run):
 
 
 def _signals(run):
-    """What training knows of itself without labels: the last penalties, and how parts and background are used."""
+    """What a training tells without labels: its last penalties, and how it uses parts and background."""
     values = {}
     for record in run.records("train"):
         values |= {name: record[name] for name in PENALTIES if name in record}
@@ -92,10 +92,10 @@ def beside_published(of_runs):
     return pd.DataFrame(rows, columns=columns).drop_duplicates(["run", "metric", "system", "published"])
 
 
-def pair(frame, metric, first=None, second=None):
-    """The named runs, or those that are best by a metric; fewer than two where there are not more.
+def best_pair(frame, metric, first=None, second=None):
+    """Two runs: those that are named, then the best by a metric. Fewer where there are not two.
 
-    frame  of `table`
+    frame  of `runs_table`
     """
     lower = metric.startswith(LESS_IS_BETTER) or "_error" in metric or metric.endswith("_mae")
     best = list(frame[metric].dropna().sort_values(ascending=lower).index) if metric in frame else []
@@ -138,7 +138,7 @@ def correlations(of_runs, metrics):
     Returns a DataFrame of signals by metrics, with the column runs; empty with fewer than three evaluated runs. It says
     something only for runs of one data set.
     """
-    frame = table(of_runs)
+    frame = runs_table(of_runs)
     signals = [name for name in [*PENALTIES, "smallest part", "generated background"] if name in frame]
     signals += [name for name in frame if name.startswith(("fid", "frechet"))]
     present = [name for name in metrics if name in frame]

@@ -24,7 +24,7 @@ class Embeddings(NamedTuple):
 
 
 @torch.no_grad()
-def embed(G, n, seed, constants=None):
+def sample_embeddings(G, n, seed, constants=None):
     """w_k of n samples, and the background's style vector as part 0.
 
     constants  (K, D) in place of the learned w_const; ones leave what the appearance network alone gives
@@ -61,7 +61,7 @@ def project(vectors, method="tsne", seed=0):
         return tsne.fit_transform(vectors)
 
 
-def separation(embeddings):
+def measure_separation(embeddings):
     """How well the vectors tell the parts apart: a dict of floats.
 
     silhouette      in [-1, 1], Euclidean, on the vectors as they are: 1 is tight and far apart
@@ -91,20 +91,20 @@ def separation(embeddings):
     }
 
 
-def compare(G, fresh, n, seed):
+def compare_separation(G, fresh, n, seed):
     """What training adds: separation by a generator, by a fresh one, and with their constants exchanged.
 
     Returns records (list of dict) with "vectors", naming the row, and what `separation` returns.
     In the last row a sample's K vectors are one and the same, so that a probe is right for exactly one of them.
     """
-    trained, ones = embed(G, n, seed), torch.ones_like(G.w_const)
+    trained, ones = sample_embeddings(G, n, seed), torch.ones_like(G.w_const)
     rows = {
         "trained": trained,
-        "untrained": embed(fresh, n, seed),
-        "trained networks, untrained constants": embed(G, n, seed, fresh.w_const),
-        "untrained networks, trained constants": embed(fresh, n, seed, G.w_const),
+        "untrained": sample_embeddings(fresh, n, seed),
+        "trained networks, untrained constants": sample_embeddings(G, n, seed, fresh.w_const),
+        "untrained networks, trained constants": sample_embeddings(fresh, n, seed, G.w_const),
     }
     if len(G.w_const) > 1:  # a single part is told from nothing
         rows["trained, parts only"] = trained.without_background()
-        rows["trained, parts only, constants removed"] = embed(G, n, seed, ones).without_background()
-    return [{"vectors": name, **separation(row)} for name, row in rows.items()]
+        rows["trained, parts only, constants removed"] = sample_embeddings(G, n, seed, ones).without_background()
+    return [{"vectors": name, **measure_separation(row)} for name, row in rows.items()]

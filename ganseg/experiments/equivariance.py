@@ -1,4 +1,4 @@
-"""Translation equivariance of the generator, measured: do masks and foreground move with the points, and only they?
+"""Measures the generator's translation equivariance: do masks and foreground move with the points, and only they?
 
 All is measured on the final maps and in evaluation mode, for batch statistics would mix positions. Points move to the
 right by whole pixels of the final grid, so that maps are moved back without interpolation.
@@ -69,18 +69,21 @@ def load_generator(run, weights, n_pictures=8):
 
 
 def measure_run(run, weights, generators, **settings):
-    """Measure variants (name -> generator) of a run's weights; log and yield each record. Settings: see measure."""
+    """Measure variants (name -> generator) of a run's weights; log and yield each record.
+
+    settings  of measure_equivariance
+    """
     if not (run.folder / "config.yaml").exists():
         run.start(run.cfg.device)
     (run.folder / "figures").mkdir(exist_ok=True)
     step = 0 if weights == "untrained" else run.load_state("gan")["step"]
     for name, G in generators.items():
-        for record in measure(G, **settings):
+        for record in measure_equivariance(G, **settings):
             yield run.log("equivariance", step, weights=weights, variant=name, **record)
 
 
 @torch.inference_mode()
-def measure(G, n_samples=4, offsets_px=(1, 2, 4, 8), angles_deg=(30, 60, 90), moved_parts=None, seed=0):
+def measure_equivariance(G, n_samples=4, offsets_px=(1, 2, 4, 8), angles_deg=(30, 60, 90), moved_parts=None, seed=0):
     """What moves when points move: a list of records, one for each experiment and offset or angle.
 
     G            in evaluation mode

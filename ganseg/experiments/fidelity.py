@@ -179,7 +179,7 @@ def _load_generator(cfg, path, weights, device):
 
 
 def _load_inception(source, device):
-    """The Inception network as a feature function, its weights' sha256, and why it is not there if it is not."""
+    """The Inception network as a feature function, its weights' sha256, and the reason where there is none."""
     # Takes seconds
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
@@ -206,7 +206,7 @@ def _load_inception(source, device):
 
 
 def _download(url):
-    """The file where torch-fidelity's own download puts it, fetched if it is not there."""
+    """The file that torch-fidelity's own download would make, fetched where it is missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What came out of a sweep: its table, its samples, and the paper's claims beside the numbers."""
+"""The results of a sweep: its table, its samples, and the paper's claims beside the numbers."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ TRAINED = ("nmi_foreground", 0.4)  # what the data set's own configuration must 
 COMPARED = {"nmi_foreground": True, "landmark_error": False, "taichi_mae": False, "foreground_iou": True}
 
 
-def table(dataset, wanted):
+def sweep_table(dataset, wanted):
     """A row for each setting: mean and standard deviation over the seeds, or why there is none.
 
     Returns a DataFrame indexed by the setting, with columns seeds, status (finished, missing, error, undertrained)
@@ -34,7 +34,7 @@ def table(dataset, wanted):
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
-def formatted(frame, names):
+def formatted_table(frame, names):
     """The named metrics of a table as texts, mean and standard deviation, beside seeds and status."""
     texts = frame[["seeds", "status"]].copy()
     for name in [name for name in names if name in frame]:
@@ -43,7 +43,7 @@ def formatted(frame, names):
     return texts
 
 
-def samples(dataset, wanted):
+def sample_strips(dataset, wanted):
     """Ten generated pictures with their parts for each setting, of its first finished seed: label -> (H, W, 3)."""
     strips = {}
     for trial in wanted:
@@ -54,7 +54,7 @@ def samples(dataset, wanted):
     return strips
 
 
-def findings(dataset, sweep, wanted, base):
+def checked_claims(dataset, sweep, wanted, base):
     """What the paper says and what came out: a DataFrame with claim, result and numbers.
 
     base  Trials of the data set's own configuration, one for each seed: where one is undertrained, nothing is claimed
@@ -98,7 +98,7 @@ def _numbers(record):
 
 
 def _status(dataset, of_seeds):
-    """The worst of what the seeds' trials are."""
+    """The worst status among the seeds' trials."""
     open_ones = [trial for trial in of_seeds if not finished(dataset, trial)]
     for trial in open_ones:
         error = runs.outputs_root() / dataset / trial.name / "error.txt"

@@ -67,7 +67,7 @@ def load_sweep(name, path=None):
     return sweep
 
 
-def trials(sweep, dataset, prefix, seeds, **overrides):
+def make_trials(sweep, dataset, prefix, seeds, **overrides):
     """The Trials of a sweep on a data set, each setting checked.
 
     prefix     runs are called <prefix>-<what differs from the data set's config>-seed<N>; equal ones are shared
@@ -95,10 +95,10 @@ def trials(sweep, dataset, prefix, seeds, **overrides):
     return list(made.values())
 
 
-def base(dataset, prefix, seeds, **overrides):
-    """Trials of the data set's own configuration: what says whether the number of steps is enough."""
+def base_trials(dataset, prefix, seeds, **overrides):
+    """Trials of the data set's own configuration. They tell whether the number of steps is enough."""
     own = config.load(dataset, **{k: v for k, v in overrides.items() if v is not None})
-    return trials(Sweep(grid={"n_parts": [own.n_parts]}), dataset, prefix, seeds, **overrides)
+    return make_trials(Sweep(grid={"n_parts": [own.n_parts]}), dataset, prefix, seeds, **overrides)
 
 
 def _name(prefix, setting, own, seed):

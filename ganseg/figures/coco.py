@@ -16,7 +16,7 @@ def as_coco(labels, names, n_parts, description, part_names=None):
     part_names  K texts; None: part_1 to part_K
     There is no score, as a label map has none. Sizes are those of the square the photos were fitted to.
     """
-    from pycocotools import mask as rle  # only this function needs it
+    from pycocotools import mask as rle  # slow, and only this function needs it
 
     labels = np.asarray(labels)
     _, H, W = labels.shape

@@ -25,12 +25,12 @@ def training_curves(records, shares, part_labels):
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second, and training needs no figures
 
-    canvas = FigureCanvasAgg(draw(records, shares, part_labels))
+    canvas = FigureCanvasAgg(training_figure(records, shares, part_labels))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def draw(records, shares, part_labels):
+def training_figure(records, shares, part_labels):
     """The matplotlib Figure of training_curves: a panel per quantity, then the parts' shares of the foreground."""
     import matplotlib  # takes a second, and training needs no figures
     from matplotlib.figure import Figure
@@ -40,8 +40,8 @@ def draw(records, shares, part_labels):
     rows = [[*names[i : i + N_COLUMNS], *"." * N_COLUMNS][:N_COLUMNS] for i in range(0, len(names), N_COLUMNS)]
     heights = [ROW_IN] * len(rows)
     if shares:
-        rows.append(["shares"] * N_COLUMNS)
-        heights.append(max(ROW_IN, 0.4 + 0.15 * len(part_labels)))  # the legend has a line per part
+        rows.append(["shares"] * (N_COLUMNS - 1) + ["."])  # the legend stands in the last column
+        heights.append(max(ROW_IN, 0.4 + 0.15 * len(part_labels)))  # with a line per part
     style = {"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.alpha": 0.3}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(WIDTH_IN, sum(heights) or ROW_IN / 4), layout="constrained")
@@ -73,5 +73,7 @@ def _draw_shares(axes, shares, part_labels):
     axes.stackplot(steps, bands, colors=pictures.part_colors(len(part_labels)) / 255, labels=part_labels)
     axes.set(title="share of the foreground", xlabel="step", xlim=(steps[0], steps[-1]), ylim=(0, 1))
     place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 7, "frameon": False}
-    for text in axes.legend(reverse=True, **place).get_texts():
+    legend = axes.legend(reverse=True, **place)
+    legend.set_in_layout(False)  # else long names would squeeze all panels
+    for text in legend.get_texts():
         text.set_parse_math(False)  # a name may hold a $

@@ -1,9 +1,10 @@
-"""Pages of samples and detections at print quality, and detections as COCO annotations."""
+"""Pages of samples and detections at print quality."""
 
 from pathlib import Path
 
 import numpy as np
 
+from ganseg import files
 from ganseg.figures import pictures
 
 PAGE_IN = 7.0  # width of a page's text in inches
@@ -12,12 +13,12 @@ STRENGTH = 0.75  # of the parts' colours over a picture
 PRINT = {"pdf.fonttype": 42, "font.size": 8}  # 42: TrueType fonts, embedded, whose text stays text
 
 
-def samples(generated, n_columns=6, names=None):
+def samples_page(generated, n_columns=6, names=None):
     """A page of generated pictures, each beside itself with its points and part masks.
 
     generated  from sampling.sample
     names      K texts for the legend; None: numbers
-    Returns a matplotlib Figure; points and letters are vectors, all pictures one image.
+    Returns a matplotlib Figure. Points and letters are vectors; all pictures are one image.
     """
     images = pictures.to_uint8(generated.image)
     labels, points = generated.masks.argmax(dim=1).numpy(), generated.points.numpy()
@@ -34,7 +35,7 @@ def samples(generated, n_columns=6, names=None):
     return figure
 
 
-def detections(images, labels, n_parts, n_columns=8, names=None):
+def detections_page(images, labels, n_parts, n_columns=8, names=None):
     """A page of photos, each beside itself with its detected parts.
 
     images  (N, 3, S, S) uint8
@@ -45,20 +46,21 @@ def detections(images, labels, n_parts, n_columns=8, names=None):
     return _page(pictures.to_uint8(images), np.asarray(labels), n_parts, n_columns, names)[0]
 
 
-def save(figure, stem):
+def save_page(figure, stem):
     """Write <stem>.png at 300 dpi and <stem>.pdf with its fonts embedded; returns both paths."""
-    import matplotlib  # takes a second
+    import matplotlib  # takes a second, for which --help need not wait
 
     paths = [Path(f"{stem}.{kind}") for kind in ("png", "pdf")]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(PRINT):
         for path in paths:
-            figure.savefig(path, dpi=DPI)
+            with files.whole(path, "wb") as file:
+                figure.savefig(file, dpi=DPI, format=path.suffix[1:])
     return paths
 
 
-def choose(n_pictures, wanted, seed):
-    """Random rows of a split, (wanted,) or all in random order, with a printed sentence where there are fewer."""
+def random_rows(n_pictures, wanted, seed):
+    """Random rows of a split, (wanted,). Where there are fewer, all in random order, and a printed sentence."""
     if n_pictures < wanted:
         print(f"There are only {n_pictures} test pictures, fewer than the wanted {wanted}: all of them are shown.")
     return np.random.default_rng(seed).permutation(n_pictures)[:wanted]
@@ -66,7 +68,7 @@ def choose(n_pictures, wanted, seed):
 
 def _page(images, labels, n_parts, n_columns, names):
     """Pictures (N, S, S, 3), plain and painted, over a legend: Figure, Axes in pixels, pixels of the gap."""
-    import matplotlib  # takes a second
+    import matplotlib  # takes a second, for which --help need not wait
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 

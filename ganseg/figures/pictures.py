@@ -85,7 +85,7 @@ def grid(pictures, n_columns, gap=2):
 
 
 def pairs(left, right):
-    """Each left picture beside its right one: (N, H, W, 3) twice -> (N, H, 2 W, 3)."""
+    """Each left picture beside its right one: twice (N, H, W, 3) -> (N, H, 2 W, 3)."""
     return np.concatenate([left, right], axis=2)
 
 
@@ -99,7 +99,7 @@ def samples_sheet(generated, n_columns=10):
 
 
 def save(sheet, path, kind="PNG"):
-    """Write a picture file, whole or not at all."""
+    """Write (H, W, 3) uint8 as a picture file, whole or not at all."""
     with files.whole(path, "wb") as file:
         Image.fromarray(sheet).save(file, kind)
 

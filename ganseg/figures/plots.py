@@ -1,4 +1,4 @@
-"""Data -> plotly Figure, nothing else."""
+"""Data in, a plotly Figure out, and nothing else."""
 
 import html
 
@@ -37,7 +37,8 @@ def strips(of_rows, title):
 def sweep_curves(table, names, title):
     """One small plot per metric over the settings of a sweep, with standard deviations over seeds.
 
-    table  DataFrame of ganseg.experiments.findings.table; names  metrics, of which those are drawn that it has
+    table  DataFrame of ganseg.experiments.findings
+    names  metrics; those that the table has are drawn
     """
     names = [name for name in names if name in table]
     if not names:
@@ -53,7 +54,7 @@ def sweep_curves(table, names, title):
 
 
 def scatter(table, x, y, title):
-    """Runs as points, coloured by data set and named on hover: a DataFrame of ganseg.experiments.compare.table."""
+    """Runs as points, coloured by data set and named on hover: a DataFrame of ganseg.experiments.compare."""
     shown = table.dropna(subset=[x, y]) if {x, y} <= set(table) else table.iloc[:0]
     if shown.empty:
         return _styled(go.Figure(), title)
@@ -61,7 +62,7 @@ def scatter(table, x, y, title):
 
 
 def growth(records, title):
-    """Seconds as settings grow, one small plot each, beside the first point scaled by the operations (dashed).
+    """Seconds as settings grow, one small plot each. The dashed line is the first point scaled by the operations.
 
     records  dicts {field, value, seconds} of ganseg.experiments.benchmark, with gflop where operations are counted
     """
@@ -82,7 +83,7 @@ def growth(records, title):
 
 
 def _line(records, quantity, **style):
-    """One quantity over the steps; a single record shows as a dot."""
+    """One quantity over the steps. A single record shows as a dot."""
     x, y = [r["step"] for r in records], [r[quantity] for r in records]
     return go.Scatter(x=x, y=y, mode="lines" if len(records) > 1 else "markers", **style)
 
@@ -112,9 +113,9 @@ def over_steps(records, quantity, title):
 
 
 def equivariance(records, title):
-    """PSNR of masks and foreground by offset: solid against old maps moved alike, dashed against them left there.
+    """PSNR of masks and foreground by offset: solid against old maps moved alike, dashed against old maps left there.
 
-    records  dicts as from ganseg.equivariance.measure_run, of which the experiment `all points` is drawn
+    records  dicts of ganseg.experiments.equivariance, of which the experiment `all points` is drawn
     Returns a Figure with a row per weights; nothing but the title where there are no such records.
     """
     records = [r for r in records if r["experiment"] == "all points"]
@@ -157,8 +158,8 @@ def embedding(xy, parts, samples, title, labels=None):
 
     xy              (N, 2)
     parts, samples  (N,) integers: part, with 0 background, and number of the sample
-    labels          K texts, as of explore.part_labels; None: part_1 to part_K
-    Returns a Figure with one trace per part, the background first; customdata is the sample's number.
+    labels          K texts, as of part_names.part_labels; None: part_1 to part_K
+    Returns a Figure with one trace per part, the background first. customdata is the sample's number.
     """
     figure, n_parts = go.Figure(), int(max(parts))
     colors = [BACKGROUND, *(f"rgb({r}, {g}, {b})" for r, g, b in pictures.part_colors(n_parts))]

@@ -29,10 +29,10 @@ th,td{text-align:left;vertical-align:top;padding:.3em .9em .3em 0;border-bottom:
 img{max-width:100%} code,pre{font-size:.85em;overflow-x:auto} .fields{columns:3;padding-left:1.2em}"""
 
 
-def write(run):
-    """Write report.html into the folder of a runs.Run, with whatever there is by now; returns its Path.
+def write_report(run):
+    """Write report.html into the folder of a runs.Run, with whatever there is by now. Returns its Path.
 
-    The page needs no network: the pictures are inside.
+    The page needs no network, because the pictures are inside.
     """
     record = _evaluation(run)
     sections = {
@@ -53,7 +53,7 @@ def write(run):
     return path
 
 
-def table(run):
+def metrics_table(run):
     """The metrics of the newest evaluation as text: name, value, the control's value and the protocol."""
     record = _evaluation(run)
     if not record:
@@ -119,5 +119,5 @@ def _curves(run):
 
 
 def _embedded(png, name):
-    """A picture inside the page: the bytes of a PNG as HTML."""
+    """The bytes of a PNG as a picture inside the page."""
     return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

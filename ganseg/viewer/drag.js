@@ -1,9 +1,9 @@
 // A picture under points that can be dragged: each part has a numbered centre, which moves the part, and its points.
-// The points are redrawn here at once and follow the pointer whatever the kernel does; ipywidgets keeps one message
-// in flight and merges the rest, and each message holds all points, so that nothing is lost by merging.
+// The points are redrawn here at once and follow the pointer whatever the kernel does. ipywidgets keeps one message
+// in flight and merges the rest. Each message holds all points, so merging loses nothing.
 
 const CENTER_PX = 11, POINT_PX = 6, REACH_PX = 14; // radii on the screen
-const STEP = 1 / 32; // of an arrow key, in units of [-1, 1]; with Shift four times as far
+const STEP = 1 / 32; // of an arrow key, in units of [-1, 1]. Shift makes it four times as long
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 function render({ model, el }) {
@@ -13,7 +13,7 @@ function render({ model, el }) {
   canvas.style.touchAction = "none";
   canvas.setAttribute("role", "application");
   canvas.setAttribute("aria-label", "Generated picture with its parts. Tab: next centre or point. Arrow keys: move it. Escape: leave.");
-  canvas.setAttribute("data-lm-suppress-shortcuts", "true"); // else Lab takes the keys: a "b" inserts a cell
+  canvas.setAttribute("data-lm-suppress-shortcuts", "true"); // else Lab takes the keys, and a "b" inserts a cell
   const live = document.createElement("span"); // what a screen reader says
   live.setAttribute("aria-live", "polite");
   live.style.cssText = "position: absolute; left: -9999px";
@@ -86,7 +86,7 @@ function render({ model, el }) {
     paint();
   }
 
-  const newGesture = () => model.set("gesture", model.get("gesture") + 1); // what undo takes back at once
+  const newGesture = () => model.set("gesture", model.get("gesture") + 1); // undo takes back a whole gesture
 
   function pointer(event) {
     const box = canvas.getBoundingClientRect(); // smaller than `size` where the page is narrow or zoomed

@@ -24,12 +24,12 @@ def embedding_explorer(figure, images, labels):
         i, k = sample.value, part.value
         mask = labels[i] == k
         picture, mask_px = pictures.enlarge(images[i][None], 256)[0], pictures.enlarge(mask[None], 256)[0]
-        picture = pictures.outline(picture, mask_px, (0, 0, 0), width=4)  # a colour shows on any picture beside black
+        picture = pictures.outline(picture, mask_px, (0, 0, 0), width=4)  # the colour then shows on any picture
         view.value = pictures.png(pictures.outline(picture, mask_px, colors[k]))
         note.value = f"{names[k]}: {mask.sum()} of {mask.size} pixels"
 
     def clicked(trace, points, _):
-        if points.point_inds:  # every trace hears of a click, those that it missed without points
+        if points.point_inds:  # every trace hears of every click; one that was missed gets no points
             part.value, sample.value = points.trace_index, trace.customdata[points.point_inds[0]]
 
     chart = go.FigureWidget(figure)

@@ -1,4 +1,4 @@
-"""A generated picture that can be taken apart: its state, the edits, and what is shown of it, without widgets."""
+"""A generated picture that can be taken apart: its scene, the edits, and what is shown of it, without widgets."""
 
 import contextlib
 import math
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ganseg import devices, part_names, runs
+from ganseg import devices, files, part_names, runs
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.model import loading
@@ -21,12 +21,13 @@ SAMPLED = {  # what can be drawn anew alone -> fields of Scene
 }  # fmt: skip
 GREY = 221  # of what no shown part holds
 MAX_UNDO = 500
-SMALL_PX, FEW_CORES = 64, 2  # up to these one thread paints: of two, one that waits for the browser's core stops both
+# Up to these sizes one thread paints. Of two threads, one that waits for the browser's core stops both.
+SMALL_PX, FEW_CORES = 64, 2
 PAGE_PX = 256  # smallest width of pictures for people
 
 
 class Painted(NamedTuple):
-    """What a state looks like; `image` is None as long as only level 2 has been computed."""
+    """What a scene looks like; `image` is None as long as only level 2 has been computed."""
 
     heatmaps: np.ndarray  # (K, H, W) in [0, 1]
     masks: np.ndarray  # (K + 1, H, W), background first
@@ -43,15 +44,16 @@ def open_inspector(run, seed=0):
 class Inspector:
     """One generated picture and its edits. Parts are numbered 1..K, as in masks, where 0 is the background.
 
-    Edits of one `gesture` (any value but None), one after another, are a single step for undo; those that say so
-    start from where the gesture began, so that a slider can go back. Each raises UserError for what cannot be.
+    `scene` is a Scene without batch. Edits of one `gesture` (any value but None), one after another, are a single
+    step for undo. Those that say so start from where the gesture began, so that a slider can go back. An edit that
+    cannot be made raises UserError.
     """
 
     def __init__(self, G, seed=0, label="", folder=None, names=None):
         self.G, self.cfg, self.label, self.folder = G.eval(), G.cfg, label, folder
         self.names = names or [f"part {k}" for k in self.parts]
         self.seed, self._past, self._gesture, self._painted = seed, [], None, (None, None)
-        self.state = self.sample(seed)
+        self.scene = self.sample(seed)
 
     @torch.inference_mode()
     def sample(self, seed):
@@ -72,30 +74,30 @@ class Inspector:
     def undo(self):
         """Take the last edit back; False where there is none."""
         if self._past:
-            self.state, self._gesture = self._past.pop(), None
+            self.scene, self._gesture = self._past.pop(), None
             return True
         return False
 
     def set_points(self, points, gesture=None):
         """All points at once, (K, n_per, 2), as they come from dragging."""
-        self._edit(self.state._replace(points=scene_text.as_tensor("points", points, self.state.points.shape)), gesture)
+        self._edit(self.scene._replace(points=scene_text.as_tensor("points", points, self.scene.points.shape)), gesture)
 
     def has_points(self, points):
         """Whether these are the points, up to float32."""
-        now = self.state.points
+        now = self.scene.points
         return np.shape(points) == now.shape and torch.allclose(torch.tensor(points), now, rtol=0, atol=1e-6)
 
     def move_part(self, part, x, y):
         """Put a part's centre at (x, y); its points go along."""
-        points = self.state.points.clone()
+        points = self.scene.points.clone()
         points[self._index(part)] += torch.tensor([x, y]) - points[self._index(part)].mean(dim=0)
-        self._edit(self.state._replace(points=points))
+        self._edit(self.scene._replace(points=points))
 
     def move_point(self, part, j, x, y):
         """Put point j (from 0) of a part at (x, y); centre and extent follow."""
-        points = self.state.points.clone()
+        points = self.scene.points.clone()
         points[self._index(part), j] = torch.tensor([x, y])
-        self._edit(self.state._replace(points=points))
+        self._edit(self.scene._replace(points=points))
 
     def turn(self, part, degrees=0.0, scale=1.0, gesture=None):
         """Rotate (clockwise as seen) and scale a part about its centre, from where the gesture began."""
@@ -103,35 +105,35 @@ class Inspector:
         center = points[k].mean(dim=0)
         cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         points[k] = center + scale * (points[k] - center) @ torch.tensor([[cos, sin], [-sin, cos]])
-        self._edit(self.state._replace(points=points), gesture)
+        self._edit(self.scene._replace(points=points), gesture)
 
     def take_appearance(self, part, seed):
         """Give one part the appearance it has in another sample."""
-        w = self.state.w.clone()
+        w = self.scene.w.clone()
         w[self._index(part)] = self.sample(seed).w[self._index(part)]
-        self._edit(self.state._replace(w=w))
+        self._edit(self.scene._replace(w=w))
 
     def resample(self, what, seed):
         """Take points, appearance or background, and nothing else, from another sample."""
         if what not in SAMPLED:
             raise UserError(f"resample: {what!r} is not among {', '.join(SAMPLED)}.")
         other = self.sample(seed)
-        self._edit(self.state._replace(**{field: getattr(other, field) for field in SAMPLED[what]}))
+        self._edit(self.scene._replace(**{field: getattr(other, field) for field in SAMPLED[what]}))
 
     def move_background(self, x, y, gesture=None):
-        self._edit(self.state._replace(background_position=torch.tensor([x, y], dtype=torch.float32)), gesture)
+        self._edit(self.scene._replace(background_position=torch.tensor([x, y], dtype=torch.float32)), gesture)
 
     def interpolate(self, seed, t, gesture=None):
-        """Go the part t in [0, 1] of the way from where the gesture began to another sample, in every field alike."""
+        """Go the share t in [0, 1] of the way from where the gesture began to another sample, in every field."""
         self._edit(_between(self._start(gesture), self.sample(seed), t), gesture)
 
     def _start(self, gesture):
-        return self._past[-1] if gesture is not None and gesture == self._gesture else self.state
+        return self._past[-1] if gesture is not None and gesture == self._gesture else self.scene
 
-    def _edit(self, state, gesture=None):
+    def _edit(self, scene, gesture=None):
         if gesture is None or gesture != self._gesture:
-            self._past = [*self._past, self.state][-MAX_UNDO:]
-        self.state, self._gesture = state, gesture
+            self._past = [*self._past, self.scene][-MAX_UNDO:]
+        self.scene, self._gesture = scene, gesture
 
     def _index(self, part):
         if part not in range(1, self.cfg.n_parts + 1):
@@ -142,17 +144,17 @@ class Inspector:
 
     @torch.inference_mode()
     def paint(self, only_masks=False):
-        """The state as Painted, computed where it has not been yet; only_masks leaves the picture out if it is new.
+        """The scene as Painted, computed only once; only_masks leaves the picture out if it is new.
 
-        A large model on a CPU needs a third of the time for the masks.
+        On a CPU a large model makes the masks in a third of the time.
         """
-        state, painted = self._painted
+        scene, painted = self._painted
         with _few_threads(self.cfg.image_size):
-            if state is not self.state:
-                painted = Painted(*self._masks(self.state), None)
+            if scene is not self.scene:
+                painted = Painted(*self._masks(self.scene), None)
             if painted.image is None and not only_masks:
-                painted = painted._replace(image=self._blend(self.state, torch.from_numpy(painted.masks)[None]))
-        self._painted = (self.state, painted)
+                painted = painted._replace(image=self._blend(self.scene, torch.from_numpy(painted.masks)[None]))
+        self._painted = (self.scene, painted)
         return painted
 
     def layer(self, name, parts=None, opacity=1.0):
@@ -165,9 +167,9 @@ class Inspector:
                  background  what the model paints with no part anywhere: mask channel 0 set to 1
         parts    which parts are shown, from 1; None: all
         opacity  of masks and heatmaps over the picture
-        Before the picture is there, masks and heatmaps stand alone, and masks stand in for the others.
+        Until the picture is there, masks and heatmaps stand alone, and masks stand in for the other layers.
         """
-        painted = self._painted[1] if self._painted[0] is self.state else self.paint()
+        painted = self._painted[1] if self._painted[0] is self.scene else self.paint()
         shown = np.isin(self.parts, self.parts if parts is None else list(parts))[:, None, None]
         masks, colors = painted.masks[1:] * shown, pictures.part_colors(self.cfg.n_parts).astype(np.float32)
         if name == "heatmaps":
@@ -206,22 +208,21 @@ class Inspector:
         """A picture with the numbers of parts at their centres and, if wanted, their points as dots."""
         there = np.isin(self.parts, parts)
         if points:
-            chosen = np.where(there[:, None, None], self.state.points.numpy(), np.nan)
+            chosen = np.where(there[:, None, None], self.scene.points.numpy(), np.nan)
             picture = pictures.draw_points(picture[None], chosen[None], max(2, picture.shape[1] // 80))[0]
-        return pictures.number_parts(picture, self.state.points.mean(dim=1).numpy(), there)
+        return pictures.number_parts(picture, self.scene.centers.numpy(), there)
 
-    def _masks(self, state):
+    def _masks(self, scene):
         """Level 2 of the generator: heatmaps (K, H, W) and masks (K + 1, H, W), as arrays."""
-        points, w = (part[None].to(self.G.w_const.device) for part in state[:2])
+        points, w = (field[None].to(self.G.w_const.device) for field in (scene.points, scene.w))
         _, heatmaps, masks = self.G.make_masks(points, w)
         return heatmaps[0].float().cpu().numpy(), masks[0].float().cpu().numpy()
 
-    def _blend(self, state, masks):
+    def _blend(self, scene, masks):
         """Level 3 for masks (1, K + 1, H, W): (H, W, 3) uint8."""
         device = self.G.w_const.device
-        centers = state.points.mean(dim=1)
-        given = (centers, state.w, state.background_style, state.background_position)
-        image, _, _ = self.G.blend(masks.to(device), *(part[None].to(device) for part in given))
+        given = (scene.centers, scene.w, scene.background_style, scene.background_position)
+        image, _, _ = self.G.blend(masks.to(device), *(field[None].to(device) for field in given))
         return pictures.to_uint8(image)[0]
 
     @torch.inference_mode()
@@ -230,17 +231,17 @@ class Inspector:
         masks = torch.zeros(1, self.cfg.n_parts + 1, S, S)
         masks[:, 0] = 1
         with _few_threads(S):
-            return self._blend(self.state, masks)
+            return self._blend(self.scene, masks)
 
     # Texts and files
 
     def to_json(self):
-        """The state as text that from_json of another kernel reads; float32 comes back exactly."""
-        return scene_text.write(self.state, self.cfg, self.label, self.seed)
+        """The scene as text that from_json of another kernel reads; float32 comes back exactly."""
+        return scene_text.scene_to_text(self.scene, self.cfg, self.label, self.seed)
 
     def from_json(self, text):
-        """Take the state of a text by to_json; UserError for other texts and for models of another shape."""
-        scene, self.seed = scene_text.read(text, self.cfg, self.state)
+        """Take the scene from a text by to_json; UserError for other texts and for models of another shape."""
+        scene, self.seed = scene_text.scene_from_text(text, self.cfg, self.scene)
         self._edit(scene)
 
     def save_picture(self, path):
@@ -251,19 +252,21 @@ class Inspector:
         """Write the parts as PNG with a palette: pixel value = part, 0 background."""
         image = Image.fromarray(self.labels, "P")
         image.putpalette([0, 0, 0, *pictures.part_colors(self.cfg.n_parts).flatten().tolist()])
-        image.save(path)
+        with files.whole(path, "wb") as file:
+            image.save(file, "PNG")
 
     @torch.inference_mode()
     def save_gif(self, path, seed, n_frames=16, frame_ms=80):
-        """Write the way from the picture as it is to another sample, and back: picture and masks side by side."""
+        """Write the way from the picture as it is to another sample and back, picture and masks side by side."""
         way = Inspector(self.G, self.seed)
-        start, end, frames = self.state, self.sample(seed), []
+        start, end, frames = self.scene, self.sample(seed), []
         for t in np.linspace(0, 1, n_frames).tolist():
-            way.state = _between(start, end, t)
+            way.scene = _between(start, end, t)
             way.paint()
             frames.append(Image.fromarray(way.sheet(("picture", "masks"), smallest=128, points=False)))
         frames += frames[-2:0:-1]
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
+        with files.whole(path, "wb") as file:
+            frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Notebook widgets: shells over plots.py and pictures.py."""
+"""Notebook widget: a generated picture whose parts can be moved, a shell over inspector.py."""
 
 import asyncio
 import functools
@@ -12,9 +12,9 @@ import traitlets
 
 from ganseg.errors import UserError
 from ganseg.figures import pictures
-from ganseg.viewer import inspector
+from ganseg.viewer.inspector import LAYERS, SAMPLED, Inspector, open_inspector
+from ganseg.viewer.panel import WIDE
 
-WIDE = {"description_width": "initial"}
 DEFER_S = 0.15  # a model whose masks take longer shows them first, and the picture when no newer edit waits
 PAUSE_S = 0.1  # long enough for the browser to send what it held back
 
@@ -24,7 +24,7 @@ class DragPoints(anywidget.AnyWidget):
 
     _esm = Path(__file__).parent / "drag.js"
     png = traitlets.Bytes(b"").tag(sync=True)
-    points = traitlets.List([]).tag(sync=True)  # K x n_per x 2 in [-1, 1]; set from both sides
+    points = traitlets.List([]).tag(sync=True)  # K x n_per x 2 in [-1, 1]; both sides set it
     gesture = traitlets.Int(0).tag(sync=True)  # counts drags and key presses
     selected = traitlets.Int(1).tag(sync=True)  # the part touched last, from 1
     shown = traitlets.List([]).tag(sync=True)  # indices, from 0, of the parts whose points are there
@@ -33,19 +33,19 @@ class DragPoints(anywidget.AnyWidget):
 
 
 def generated_inspector(run, seed=0):
-    """A run's generator to play with, as a GeneratedInspector; where it cannot be had, the sentence that says why.
+    """A run's generator to play with, as a GeneratedInspector; where there is none, the sentence that says why.
 
-    run  a Run, its name as for runs.find, or an inspector.Inspector
+    run  a Run, its name as for runs.find, or an Inspector
     """
     try:
-        state = run if isinstance(run, inspector.Inspector) else inspector.open_inspector(run, seed)
+        inspector = run if isinstance(run, Inspector) else open_inspector(run, seed)
     except UserError as error:
         return ipywidgets.HTML(f'<p role="alert">{escape(str(error))}</p>')
-    return GeneratedInspector(state)
+    return GeneratedInspector(inspector)
 
 
 def _told(action):
-    """A method that says what went wrong in the status line, where a traceback would help nobody."""
+    """A method that says in the status line what went wrong, where a traceback would help nobody."""
 
     @functools.wraps(action)
     def method(self, *args):
@@ -58,25 +58,25 @@ def _told(action):
 
 
 class GeneratedInspector(ipywidgets.VBox):
-    """A shell over inspector.Inspector, its `state`: each control makes one edit, then everything is shown anew."""
+    """A shell over `inspector`, an Inspector: each control makes one edit, then everything is shown anew."""
 
-    def __init__(self, state):
-        self.state, self._quiet, self._gesture, self._pending = state, False, 0, None
-        parts = [(f"{k}: {name}", k) for k, name in zip(state.parts, state.names, strict=True)]
+    def __init__(self, inspector):
+        self.inspector, self._quiet, self._gesture, self._pending = inspector, False, 0, None
+        parts = [(f"{k}: {name}", k) for k, name in zip(inspector.parts, inspector.names, strict=True)]
         colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in pictures.part_colors(len(parts)).tolist()]
         self.drag = DragPoints(colors=colors)
         self.sheet, self.status = ipywidgets.Image(format="png"), ipywidgets.Label()
-        self.sample = _number("sample", state.seed)
-        self.other = _number("other sample", state.seed + 1)
+        self.sample = _number("sample", inspector.seed)
+        self.other = _number("other sample", inspector.seed + 1)
         self.part = ipywidgets.Dropdown(description="part", options=parts, style=WIDE)
         self.angle = _slider("rotate", 0, -180, 180, 1)
         self.scale = _slider("scale", 1, 0.2, 3, 0.05)
         self.background_x = _slider("background x", 0, -1, 1, 0.02)
         self.background_y = _slider("background y", 0, -1, 1, 0.02)
-        # Of a model that never moved its background up or down this would show nothing it has learned
-        self.background_y.disabled = state.cfg.background_position == "horizontal"
+        # A model that never moved its background up or down has learned nothing that this could show
+        self.background_y.disabled = inspector.cfg.background_position == "horizontal"
         self.way = _slider("interpolate", 0, 0, 1, 0.02)
-        self.layer = ipywidgets.Dropdown(description="layer", options=inspector.LAYERS, value="masks", style=WIDE)
+        self.layer = ipywidgets.Dropdown(description="layer", options=LAYERS, value="masks", style=WIDE)
         self.opacity = _slider("opacity", 0.6, 0, 1, 0.05)
         self.shown = [_toggle(k, name, color) for (name, k), color in zip(parts, colors, strict=True)]
         self.text = ipywidgets.Textarea(description="state", placeholder="a state as text (JSON)", style=WIDE,
@@ -95,7 +95,7 @@ class GeneratedInspector(ipywidgets.VBox):
             made.on_click(lambda _: action(*args))
             return made
 
-        anew = [button(f"its {what}", self._resample, what) for what in inspector.SAMPLED]
+        anew = [button(f"its {what}", self._resample, what) for what in SAMPLED]
         right = ipywidgets.VBox([
             row(self.sample, button("Undo", self._undo), button("Reset", self._reset)),
             row(self.part, button("appearance of other sample", self._take_appearance)),
@@ -108,11 +108,11 @@ class GeneratedInspector(ipywidgets.VBox):
         ])
         files = row(button("State as text", self._to_text), button("Load text", self._from_text),
                     button("Save picture and masks", self._save), button("Save GIF to other sample", self._save_gif))
-        order = ipywidgets.Label("From the left: " + ", ".join(inspector.LAYERS[:4]))
+        order = ipywidgets.Label("From the left: " + ", ".join(LAYERS[:4]))
         return [row(self.drag, right), self.status, self.sheet, order, self.text, files]
 
     def _listen(self):
-        """Connect each control with its edit; what Python sets itself is no edit."""
+        """Connect each control with its edit. What Python itself sets is no edit."""
         edits = {self._drag: [self.drag], self._new_sample: [self.sample], self._turn: [self.angle, self.scale],
                  self._move_background: [self.background_x, self.background_y], self._interpolate: [self.way],
                  self._shown_changed: [self.layer, self.opacity, *self.shown], self._choose: [self.part, self.other]}
@@ -122,22 +122,22 @@ class GeneratedInspector(ipywidgets.VBox):
                 field.observe(lambda _, edit=edit: self._quiet or edit(), name)
         self.drag.observe(lambda change: setattr(self.part, "value", change.new), "selected")
 
-    # Edits. A gesture is what one undo takes back: a drag, or one slider until another control is used
+    # Edits. One undo takes back a gesture: a drag, or one slider until another control is used
 
     @_told
     def _drag(self):
-        self.state.set_points(self.drag.points, ("drag", self.drag.gesture))
+        self.inspector.set_points(self.drag.points, ("drag", self.drag.gesture))
         self._render()
 
     @_told
     def _new_sample(self):
-        self.state.new_sample(self.sample.value)
+        self.inspector.new_sample(self.sample.value)
         self._render()
 
     @_told
     def _turn(self):
         gesture = ("turn", self.part.value, self._gesture)
-        self.state.turn(self.part.value, self.angle.value, self.scale.value, gesture)
+        self.inspector.turn(self.part.value, self.angle.value, self.scale.value, gesture)
         self._render(keep=(self.angle, self.scale))
 
     @_told
@@ -146,63 +146,63 @@ class GeneratedInspector(ipywidgets.VBox):
 
     @_told
     def _move_background(self):
-        self.state.move_background(self.background_x.value, self.background_y.value, ("background", self._gesture))
+        self.inspector.move_background(self.background_x.value, self.background_y.value, ("background", self._gesture))
         self._render(keep=(self.background_x, self.background_y))
 
     @_told
     def _interpolate(self):
         gesture = ("interpolate", self.other.value, self._gesture)
-        self.state.interpolate(self.other.value, self.way.value, gesture)
+        self.inspector.interpolate(self.other.value, self.way.value, gesture)
         self._render(keep=(self.way,))
 
     @_told
     def _take_appearance(self):
-        self.state.take_appearance(self.part.value, self.other.value)
+        self.inspector.take_appearance(self.part.value, self.other.value)
         self._render()
         return f"{self.part.label} looks as in sample {self.other.value}."
 
     @_told
     def _resample(self, what):
-        self.state.resample(what, self.other.value)
+        self.inspector.resample(what, self.other.value)
         self._render()
         return f"The {what} of sample {self.other.value}. Another number gives others."
 
     @_told
     def _undo(self):
-        undone = self.state.undo()
+        undone = self.inspector.undo()
         self._render()
         return "" if undone else "There is nothing to undo."
 
     @_told
     def _reset(self):
-        self.state.reset()
+        self.inspector.reset()
         self._render()
 
     @_told
     def _to_text(self):
-        self.text.value = self.state.to_json()
+        self.text.value = self.inspector.to_json()
         return "Copy the text below; Load text brings the state back, in another session too."
 
     @_told
     def _from_text(self):
-        self.state.from_json(self.text.value)
+        self.inspector.from_json(self.text.value)
         self._render()
         return "The state is as the text says."
 
     @_told
     def _save(self):
         folder = self._folder()
-        self.state.save_picture(folder / "inspector.png")
-        self.state.save_masks(folder / "inspector_masks.png")
+        self.inspector.save_picture(folder / "inspector.png")
+        self.inspector.save_masks(folder / "inspector_masks.png")
         return f"Saved inspector.png and inspector_masks.png (pixel value = part) in {folder}"
 
     @_told
     def _save_gif(self):
-        self.state.save_gif(self._folder() / "inspector.gif", self.other.value)
+        self.inspector.save_gif(self._folder() / "inspector.gif", self.other.value)
         return f"Saved inspector.gif in {self._folder()}"
 
     def _folder(self):
-        folder = Path(self.state.folder or ".") / "figures"
+        folder = Path(self.inspector.folder or ".") / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -213,10 +213,10 @@ class GeneratedInspector(ipywidgets.VBox):
     # What is shown
 
     def _render(self, keep=()):
-        """Show the state: at once where the model is fast, else its masks and soon the picture."""
+        """Show the scene: at once where the model is fast, else its masks and soon the picture."""
         self._neutral(keep)
         start = time.perf_counter()
-        self.state.paint(only_masks=True)
+        self.inspector.paint(only_masks=True)
         if time.perf_counter() - start > DEFER_S:
             self._send()
             try:
@@ -230,16 +230,16 @@ class GeneratedInspector(ipywidgets.VBox):
 
     @_told
     def _finish(self):
-        self.state.paint()
+        self.inspector.paint()
         self._send()
         return self.status.value
 
     def _neutral(self, keep):
-        """Bring the controls in line with the state; sliders of finished gestures go back to where they do nothing."""
+        """Bring the controls in line with the scene; sliders of finished gestures go back to where they do nothing."""
         self._quiet = True
-        # Rounded as the sliders are: a value that float32 changed would be sent back under the moving hand
-        x, y = (round(v, 3) for v in self.state.state.background_position.tolist())
-        values = {self.sample: self.state.seed, self.background_x: x, self.background_y: y}
+        # Rounded as the sliders are. A value that float32 changed would be sent back under the moving hand
+        x, y = (round(v, 3) for v in self.inspector.scene.background_position.tolist())
+        values = {self.sample: self.inspector.seed, self.background_x: x, self.background_y: y}
         values |= {field: value for field, value in ((self.angle, 0), (self.scale, 1), (self.way, 0))
                    if field not in keep}
         if not keep:
@@ -249,15 +249,15 @@ class GeneratedInspector(ipywidgets.VBox):
         self._quiet = False
 
     def _send(self):
-        parts = [k for k, button in zip(self.state.parts, self.shown, strict=True) if button.value]
+        parts = [k for k, button in zip(self.inspector.parts, self.shown, strict=True) if button.value]
         self._quiet = True
         with self.drag.hold_sync():
-            self.drag.png = pictures.png(self.state.layer(self.layer.value, parts, self.opacity.value))
+            self.drag.png = pictures.png(self.inspector.layer(self.layer.value, parts, self.opacity.value))
             self.drag.shown = [k - 1 for k in parts]
-            if not self.state.has_points(self.drag.points):  # sent back, they would overtake a drag that goes on
-                self.drag.points = self.state.state.points.tolist()
+            if not self.inspector.has_points(self.drag.points):  # sent back, they would overtake a drag that goes on
+                self.drag.points = self.inspector.scene.points.tolist()
         self._quiet = False
-        self.sheet.value = pictures.png(self.state.sheet(parts=parts, smallest=160, points=False))
+        self.sheet.value = pictures.png(self.inspector.sheet(parts=parts, smallest=160, points=False))
 
 
 def _toggle(part, name, color):

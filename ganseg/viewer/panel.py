@@ -1,4 +1,4 @@
-"""What the widgets share: a panel that says what is wrong, pictures that hide while they are empty."""
+"""What the widgets share: a panel that says what is wrong, and pictures that hide while they are empty."""
 
 import io
 from html import escape
@@ -18,7 +18,7 @@ class Panel(ipywidgets.VBox):
         super().__init__()
 
     def _react(self, action, *fields):
-        """Make an action follow each change of some fields; returns it as a function that never raises a UserError."""
+        """Make an action follow each change of some fields. Returns it as a function that never raises a UserError."""
 
         def observer(_=None):
             if self._busy:  # an action sets this field, and shows what follows from it itself
@@ -42,7 +42,7 @@ def alert(text):
 
 
 def image_widget(kind):
-    """An Image widget, hidden while it is empty: browsers draw a broken one."""
+    """An Image widget, hidden while it is empty, when browsers would draw a broken one."""
     return ipywidgets.Image(format=kind, layout={"display": "none"})
 
 

@@ -17,13 +17,13 @@ from ganseg.segment import PhotoSegmenter
 
 VIEW_PX, CROP_PX = 256, 80  # pictures are enlarged to at least so many pixels
 
-# Which pictures are worst: those with the lowest or the highest of a quantity
+# The worst pictures have the lowest or the highest value of a quantity
 MEASURES = {"foreground_iou": "lowest", "landmark_error_with_bias": "highest", "keypoint_error_percent": "highest",
             "background_share": "highest", "confidence": "lowest", "parts_missing": "highest"}
 
 
 class View(NamedTuple):
-    """One photo as it is shown; pictures are uint8 (H, W, 3), at least VIEW_PX wide."""
+    """One photo as it is shown. Pictures are uint8 (H, W, 3), at least VIEW_PX wide."""
 
     photo: np.ndarray  # with the numbered centroids of the parts that are there
     parts: np.ndarray  # the parts painted over it
@@ -31,7 +31,7 @@ class View(NamedTuple):
     rows: list[dict]  # per part: part, label, area_share, confidence, x_px, y_px (None: absent)
 
 
-def load_model(run):
+def load_photo_segmenter(run):
     """The run's newest segmenter on cfg.device, as a segment.PhotoSegmenter; UserError where there is none."""
     device = devices.choose_device(run.cfg.device)
     return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device)
@@ -40,7 +40,7 @@ def load_model(run):
 class Photos:
     """At most `limit` photos of a split (an even spread) and the segmenter's answers, computed once.
 
-    model  from load_model
+    model  from load_photo_segmenter
     split  test or train
     Memory: 4 S^2 bytes a photo; 66 MB for 1,000 of 128 pixels.
     Raises UserError where the photos cannot be had.
@@ -74,8 +74,8 @@ class Photos:
     def values(self, measure):
         """A measure of each photo, (N,) floats, NaN where it is not known.
 
-        foreground_iou and the two errors are those of ganseg.metrics for one picture, confidence the mean over all
-        pixels of the largest probability, parts_missing the number of parts that win no pixel.
+        foreground_iou and the two errors are those of ganseg.metrics for one picture. confidence is the mean over all
+        pixels of the largest probability. parts_missing is the number of parts that win no pixel.
         """
         area, labels, photos = self.predicted.area, self.predicted.labels, self.photos
         if measure == "background_share":
@@ -93,14 +93,14 @@ class Photos:
         return self._errors
 
     def ranked(self, measure, best_first=False):
-        """Indices of the photos, the worst (or best) first; those where the measure is not known come last."""
+        """Indices of the photos, the worst (or best) first. Those whose measure is not known come last."""
         badness = self.values(measure) * (1 if MEASURES[measure] == "lowest" else -1)
         return np.argsort(-badness if best_first else badness, kind="stable")
 
     def crops(self, part, n=12):
         """Where a part is strongest: squares of one size around the largest piece that it wins, outlined.
 
-        Photos are taken by the sum of the part's probability over the pixels that it wins (area x confidence).
+        Photos are ranked by the sum of the part's probability over the pixels that it wins (area x confidence).
         Returns uint8 (n' <= n, C, C, 3) and the photos' indices; none where the part wins no pixel.
         """
         area, S = self.predicted.area[:, part - 1], self.run.cfg.image_size
@@ -139,13 +139,13 @@ class Photos:
 
 
 def _middle_of_largest_piece(mask):
-    """(y, x) of the centre of the largest connected piece; with two objects in a photo the part has two."""
+    """(y, x) of the centre of the largest connected piece. With two objects in a photo a part has two pieces."""
     pieces, _ = ndimage.label(mask)
     return np.argwhere(pieces == np.bincount(pieces[mask]).argmax()).mean(axis=0)
 
 
 def view_file(run, model, source, part=None, strength=0.75):
-    """One's own photo, a path or the bytes of a file, as a View of the square that the segmenter sees.
+    """The user's own photo, a path or the bytes of a file, as a View of the square that the segmenter sees.
 
     Raises UserError when it cannot be read.
     """
@@ -179,8 +179,3 @@ def _view(image, found, part_labels, part, strength, truth=None, landmarks=None)
                     | dict(zip(("confidence", "x_px", "y_px"), where, strict=True)))
     photo = pictures.number_parts(large[0], found.centroids[0], there)
     return View(photo, pictures.overlay(large, shown, K, strength)[0], None if true is None else true[0], rows)
-
-
-# Names of parts
-
-

@@ -11,16 +11,16 @@ from ganseg.figures import pictures
 from ganseg.viewer import photos
 from ganseg.viewer.panel import WIDE, Panel, alert, image_widget, put
 
-ALL_PARTS = ("all of them", 0)  # None cannot be chosen
+ALL_PARTS = ("all of them", 0)  # a Dropdown cannot choose None
 
 
 def photo_browser(run, split="test", limit=1000):
-    """The run's segmenter on photos of a split (at most `limit`) or of one's own, as a PhotoBrowser.
+    """The run's segmenter on photos of a split (at most `limit`) or on the user's own, as a PhotoBrowser.
 
     Where the run has no segmenter, a sentence with the command that makes it.
     """
     try:
-        return PhotoBrowser(run, photos.load_model(run), split, limit)
+        return PhotoBrowser(run, photos.load_photo_segmenter(run), split, limit)
     except UserError as error:
         return ipywidgets.HTML(alert(error))
 
@@ -31,7 +31,7 @@ class PhotoBrowser(Panel):
     def __init__(self, run, model, split, limit):
         super().__init__()
         self.run, self.model, self.limit = run, model, limit
-        self.loaded, self.shown, self.own = {}, None, None  # Photos by split, the split, one's own photo
+        self.loaded, self.shown, self.own = {}, None, None  # Photos by split, the split, the user's own photo
         self.split = ipywidgets.Dropdown(description="split", options=["test", "train"], value=split, style=WIDE)
         self.measure = ipywidgets.Dropdown(description="worst by", style=WIDE)
         self.best_first = ipywidgets.Checkbox(description="best first", indent=False)
@@ -160,5 +160,3 @@ def _parts_table(rows):
         lines.append(f'<tr><td style="background: rgb({r}, {g}, {b}); width: 1.5em"></td><td>{label}</td>{cells}</tr>')
     note = "Confidence: the part's mean probability over the pixels where it is the most probable."
     return f'<table>{"".join(lines)}</table><small>{note}</small>'
-
-

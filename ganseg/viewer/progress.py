@@ -11,7 +11,7 @@ from ganseg.datasets import decode
 from ganseg.errors import UserError
 from ganseg.training import health
 
-SILENT_LINES, SILENT_S = 5, 120  # silence: so many times the usual time between log lines, and at least so long
+SILENT_LINES, SILENT_S = 5, 120  # silence lasts so many times the usual time between log lines, and at least so long
 
 
 class Progress(NamedTuple):
@@ -25,7 +25,7 @@ class Progress(NamedTuple):
     finished: bool  # at its last step, or a later stage has begun
 
 
-def progress(run, stage="train"):
+def read_progress(run, stage="train"):
     """The Progress of a run that another process may be writing; stage train, distill or control."""
     saved, written = run.folder / "config.yaml", run.folder / "metrics.jsonl"
     cfg = config.read(saved) if saved.exists() else run.cfg
@@ -33,12 +33,12 @@ def progress(run, stage="train"):
     steps = sorted(int(path.stem) for path in run.folder.glob("samples/*.png") if path.stem.isdecimal())
     silent_s = max(0.0, time.time() - written.stat().st_mtime) if records else None
     last = cfg.max_steps if stage == "train" else cfg.distill_steps
-    begun = run.records("distill" if stage == "train" else "evaluate")  # what max_minutes ended is not to be missed
+    begun = run.records("distill" if stage == "train" else "evaluate")  # max_minutes may have ended this stage early
     finished = bool(records) and (records[-1]["step"] >= last or bool(begun))
     return Progress(cfg, records, run.records(f"{stage}_samples"), steps, silent_s, finished)
 
 
-def sample_sheet(run, step):
+def read_sample_sheet(run, step):
     """A file of samples/ as (H, W, 3) uint8; UserError where it is missing or half-written."""
     path = run.folder / "samples" / f"{step:08d}.png"
     try:
@@ -48,7 +48,7 @@ def sample_sheet(run, step):
 
 
 def warnings(progress, command="the same command"):
-    """Sentences on what goes wrong in a Progress, each with what to change, [] where nothing does."""
+    """Sentences on what goes wrong in a Progress, each with what to change; [] where nothing does."""
     cfg, records, found = progress.cfg, progress.records, []
     if progress.silent_s is not None and not progress.finished:
         usual_s = np.median([b["time_s"] - a["time_s"] for a, b in pairwise(records[-health.N_LAST:])] or [SILENT_S])
@@ -56,5 +56,3 @@ def warnings(progress, command="the same command"):
             found.append(f"Nothing was written for {progress.silent_s / 60:.0f} minutes, usual are {usual_s:.0f} s "
                          f"between lines: if training has stopped, {command} goes on from the last checkpoint.")
     return found + list(health.troubles(cfg, records, progress.shares).values())
-
-

@@ -14,8 +14,8 @@ from ganseg.viewer import progress
 from ganseg.viewer.panel import WIDE, Panel, alert, encoded, image_widget, put
 
 SHEET_PX = 640  # samples are shrunk to this width
-EVERY_S, PATIENCE_S = 5.0, 3600  # a view looks for news so often, and gives up after so long without any
-NO_STEP = [("none", 0)]  # None cannot be chosen
+EVERY_S, PATIENCE_S = 5.0, 3600  # how often a view looks for news, and how long it goes on without any
+NO_STEP = [("none", 0)]  # a SelectionSlider cannot choose None
 STAGES = {"GAN": "train", "segmenter": "distill", "segmenter of the control": "control"}
 
 
@@ -68,7 +68,7 @@ class TrainingView(Panel):
         if self.comm is None:
             return
         command = self.run.command("train" if self.stage.value == "train" else "distill")
-        before, now = self.progress, progress.progress(self.run, self.stage.value)
+        before, now = self.progress, progress.read_progress(self.run, self.stage.value)
         self.progress = now
         self.warnings.value = "".join(map(alert, progress.warnings(now, command)))
         nothing = f"{self.run.label}: nothing is logged yet; what makes it is: {command}"
@@ -92,7 +92,7 @@ class TrainingView(Panel):
     def _show_samples(self):
         try:
             step = self.step.value
-            put(self.samples, _shrunk(progress.sample_sheet(self.run, step)) if step else b"")
+            put(self.samples, _shrunk(progress.read_sample_sheet(self.run, step)) if step else b"")
         except UserError:
             put(self.samples, b"")  # rather than those of another step
             raise

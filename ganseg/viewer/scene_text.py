@@ -11,14 +11,14 @@ from ganseg.model.generator import Scene
 SHAPE = ("n_parts", "n_per", "embedding_dim")  # what must agree between a saved scene and a model
 
 
-def write(scene, cfg, label, seed):
-    """The text of a Scene without batch; read takes it back, float32 exactly."""
+def scene_to_text(scene, cfg, label, seed):
+    """The text of a Scene without batch; scene_from_text takes it back, float32 exactly."""
     shape = {name: getattr(cfg, name) for name in SHAPE}
     values = {name: value.double().tolist() for name, value in scene._asdict().items()}
     return json.dumps({"run": label, "seed": seed, **shape, **values})
 
 
-def read(text, cfg, like):
+def scene_from_text(text, cfg, like):
     """The Scene and the seed of a text; UserError for other texts and for models of another shape.
 
     like  a Scene of the model

@@ -28,7 +28,7 @@ def outputs(tmp_path, monkeypatch):
 
 
 def test_the_papers_sweeps_are_what_the_supplement_lists():
-    of = {name: [t.setting for t in trials.trials(trials.load_sweep(name), "celeba", "a", [0])]
+    of = {name: [t.setting for t in trials.make_trials(trials.load_sweep(name), "celeba", "a", [0])]
           for name in ("sigma", "n_per", "n_parts", "autoencoder")}
     assert of["n_per"] == [{"n_per": n} for n in (2, 3, 4, 6, 8)]
     assert of["n_parts"] == [{"n_parts": k} for k in (1, 4, 8, 12, 16, 32)]
@@ -37,22 +37,22 @@ def test_the_papers_sweeps_are_what_the_supplement_lists():
 
 @pytest.mark.parametrize("dataset, per_part", [("celeba", 1.25), ("taichi", 3.0), ("cub", 1.25), ("flowers", 3.75)])
 def test_lambda_con_grows_with_the_parts(dataset, per_part):
-    for trial in trials.trials(trials.load_sweep("n_parts"), dataset, "a", [0]):
+    for trial in trials.make_trials(trials.load_sweep("n_parts"), dataset, "a", [0]):
         assert trial.overrides["lambda_con"] == pytest.approx(per_part * trial.setting["n_parts"])
 
 
 def test_equal_trials_share_a_run_and_names_say_what_differs():
-    names = [trial.name for trial in trials.trials(trials.load_sweep("n_per"), "creatures", "a", [0, 1])]
+    names = [trial.name for trial in trials.make_trials(trials.load_sweep("n_per"), "creatures", "a", [0, 1])]
     assert "a-base-seed0" in names and "a-n_per-2-seed1" in names and len(set(names)) == 10
-    assert [trial.name for trial in trials.base("creatures", "a", [0])] == ["a-base-seed0"]
+    assert [trial.name for trial in trials.base_trials("creatures", "a", [0])] == ["a-base-seed0"]
 
 
 def test_a_fixed_sigma_waits_for_the_trial_that_measures_it():
-    fixed = trials.trials(trials.Sweep(grid={"heatmap": ["fixed"]}), "creatures", "a", [3])
+    fixed = trials.make_trials(trials.Sweep(grid={"heatmap": ["fixed"]}), "creatures", "a", [3])
     assert [trial.name for trial in fixed] == ["a-heatmap-paper-seed3", "a-heatmap-fixed-seed3"]
     assert fixed[1].after == fixed[0].name
     sweep = trials.Sweep(grid={"heatmap": ["fixed"]}, base={"fixed_sigma2": 0.01})
-    known = trials.trials(sweep, "creatures", "a", [3])
+    known = trials.make_trials(sweep, "creatures", "a", [3])
     assert [(trial.name, trial.after) for trial in known] == [("a-heatmap-fixed-seed3", None)]
 
 
@@ -75,20 +75,20 @@ def test_bad_names_files_seeds_and_values_are_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read as YAML"):
         trials.load_sweep("mine", tmp_path / "none.yaml")
     with pytest.raises(UserError, match="seeds: the list is empty"):
-        trials.trials(trials.load_sweep("n_per"), "creatures", "a", [])
+        trials.make_trials(trials.load_sweep("n_per"), "creatures", "a", [])
     with pytest.raises(UserError, match="n_per"):
-        trials.trials(trials.Sweep(grid={"n_per": [0]}), "creatures", "a", [0])
+        trials.make_trials(trials.Sweep(grid={"n_per": [0]}), "creatures", "a", [0])
 
 
 def test_the_table_averages_seeds_and_tells_what_is_missing(outputs, monkeypatch):
-    wanted = trials.trials(trials.Sweep(grid={"n_per": [3, 4]}), "creatures", "a", [0, 1])
+    wanted = trials.make_trials(trials.Sweep(grid={"n_per": [3, 4]}), "creatures", "a", [0, 1])
     values = {"a-n_per-3-seed0": 0.2, "a-n_per-3-seed1": 0.4, "a-base-seed0": 0.5}
     fake(monkeypatch, values)
-    table = findings.table("creatures", wanted)
+    table = findings.sweep_table("creatures", wanted)
     assert table.loc["n_per 3", "nmi_foreground"] == pytest.approx(0.3)
     assert table.loc["n_per 3", "nmi_foreground_std"] == pytest.approx(0.02**0.5)
     assert list(table.status) == ["finished", "missing: 1 of 2"] and list(table.seeds) == [2, 1]
-    texts = findings.formatted(table, ["nmi_foreground", "landmark_error"])
+    texts = findings.formatted_table(table, ["nmi_foreground", "landmark_error"])
     assert list(texts.nmi_foreground) == ["0.300 ± 0.141", "0.500"] and "landmark_error" not in texts
 
 
@@ -101,26 +101,26 @@ def fake(monkeypatch, values):
 
 def test_findings_compare_seed_by_seed_and_claim_nothing_undertrained(monkeypatch):
     sweep = trials.load_sweep("n_per")
-    wanted, base = trials.trials(sweep, "creatures", "a", [0, 1]), trials.base("creatures", "a", [0, 1])
+    wanted, base = trials.make_trials(sweep, "creatures", "a", [0, 1]), trials.base_trials("creatures", "a", [0, 1])
     values = {"a-base-seed0": 0.5, "a-base-seed1": 0.6, "a-n_per-2-seed0": 0.0, "a-n_per-2-seed1": 0.0,
               "a-n_per-3-seed0": 0.4, "a-n_per-3-seed1": 0.7, "a-n_per-8-seed0": 0.8, "a-n_per-8-seed1": 0.9}
     fake(monkeypatch, values)
-    found = findings.findings("creatures", sweep, wanted, base)
+    found = findings.checked_claims("creatures", sweep, wanted, base)
     assert list(found.result) == ["reproduced (2 of 2 seeds)", "mixed (1 of 2 seeds)", "not reproduced (0 of 2 seeds)"]
     assert found.numbers[1] == "nmi_foreground 0.400 against 0.500, 0.700 against 0.600"
     fake(monkeypatch, {**values, "a-base-seed1": 0.39})
-    found = findings.findings("creatures", sweep, wanted, base)
+    found = findings.checked_claims("creatures", sweep, wanted, base)
     assert found.result[1] == "reproduced (1 of 1 seeds, seed 1 undertrained)"
     fake(monkeypatch, {**values, "a-base-seed0": 0.39, "a-base-seed1": 0.39})
-    assert all("undertrained" in result for result in findings.findings("creatures", sweep, wanted, base).result)
+    assert all("undertrained" in result for result in findings.checked_claims("creatures", sweep, wanted, base).result)
 
 
 def test_a_trial_that_fails_is_marked_and_not_finished(outputs):
-    (trial,) = trials.trials(trials.Sweep(grid={"n_per": [3]}), "folder", "a", [0])  # no source
+    (trial,) = trials.make_trials(trials.Sweep(grid={"n_per": [3]}), "folder", "a", [0])  # no source
     reason = ablations.run_trial("folder", trial, str(outputs), 1)
     assert "source" in reason and reason in (outputs / "folder" / trial.name / "error.txt").read_text()
     assert not trials.finished("folder", trial)
-    assert findings.table("folder", [trial]).status.iloc[0].startswith("error: source")
+    assert findings.sweep_table("folder", [trial]).status.iloc[0].startswith("error: source")
 
 
 @pytest.mark.slow
@@ -129,8 +129,8 @@ def test_a_sweep_survives_a_killed_worker_and_runs_only_what_is_missing(outputs,
     path = sweep_file(tmp_path, grid={"heatmap": ["paper", "fixed"]})
     sweep = trials.load_sweep("mine", path)
     quick = {**QUICK, "max_steps": 40, "save_every_steps": 5, "log_every_steps": 5}
-    wanted = trials.trials(sweep, "tiny", "a", [0], **quick)
-    wanted += trials.trials(trials.Sweep(grid={"n_per": [3]}), "tiny", "a", [0], **quick, warm_start="none.pt")
+    wanted = trials.make_trials(sweep, "tiny", "a", [0], **quick)
+    wanted += trials.make_trials(trials.Sweep(grid={"n_per": [3]}), "tiny", "a", [0], **quick, warm_start="none.pt")
     from dask.distributed import Client, LocalCluster
 
     local = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0")
@@ -166,7 +166,7 @@ def test_a_sweep_survives_a_killed_worker_and_runs_only_what_is_missing(outputs,
 
 
 def test_a_scheduler_that_does_not_answer_is_named(outputs):
-    wanted = trials.trials(trials.Sweep(grid={"n_per": [3]}), "tiny", "a", [0], **QUICK)
+    wanted = trials.make_trials(trials.Sweep(grid={"n_per": [3]}), "tiny", "a", [0], **QUICK)
     with pytest.raises(UserError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
         list(ablations.run_all("tiny", wanted, scheduler="tcp://127.0.0.1:9", timeout_s=1))
 
@@ -176,7 +176,7 @@ def test_a_cluster_without_workers_ends_with_a_sentence(outputs, monkeypatch):
     from dask.distributed import LocalCluster
 
     monkeypatch.setattr(ablations, "NO_WORKERS_S", 1)
-    wanted = trials.trials(trials.Sweep(grid={"n_per": [3]}), "tiny", "a", [0], **QUICK)
+    wanted = trials.make_trials(trials.Sweep(grid={"n_per": [3]}), "tiny", "a", [0], **QUICK)
     with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster:
         with pytest.raises(UserError, match="no worker for 1 s, 1 trials are not finished"):
             list(ablations.run_all("tiny", wanted, scheduler=cluster.scheduler_address))
@@ -184,4 +184,4 @@ def test_a_cluster_without_workers_ends_with_a_sentence(outputs, monkeypatch):
 
 def test_formatted_leaves_empty_what_is_not_known():
     frame = pd.DataFrame({"seeds": [0], "status": ["missing"], "nmi": [float("nan")], "nmi_std": [float("nan")]})
-    assert findings.formatted(frame, ["nmi"]).nmi.iloc[0] == ""
+    assert findings.formatted_table(frame, ["nmi"]).nmi.iloc[0] == ""

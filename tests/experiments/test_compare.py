@@ -23,7 +23,7 @@ def three(tiny_run):
 
 
 def test_the_table_holds_settings_cost_signals_and_metrics(three):
-    table = compare.table(compare.all_runs("creatures"))
+    table = compare.runs_table(compare.all_runs("creatures"))
     assert list(table.index) == ["creatures/r0", "creatures/r1", "creatures/r2"]
     row = table.loc["creatures/r1"]
     assert (row.n_per, row["GAN steps"], row.minutes, row.foreground_iou) == (4, 20, 2.0, 0.6)
@@ -32,8 +32,8 @@ def test_the_table_holds_settings_cost_signals_and_metrics(three):
 
 def test_no_runs_make_empty_tables(tmp_path, monkeypatch):
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
-    table = compare.table(compare.all_runs())
-    assert table.empty and compare.pair(table, "nmi") == [] and compare.correlations([], ["nmi"]).empty
+    table = compare.runs_table(compare.all_runs())
+    assert table.empty and compare.best_pair(table, "nmi") == [] and compare.correlations([], ["nmi"]).empty
     assert compare.beside_published([]).empty and not plots.scatter(table, "minutes", "nmi", "t").data
 
 
@@ -43,11 +43,11 @@ def test_a_damaged_run_is_left_out_by_name(three, capsys):
 
 
 def test_the_best_two_or_the_named_two_are_compared(three):
-    table = compare.table(three)
-    assert [run.label for run in compare.pair(table, "foreground_iou")] == ["creatures/r2", "creatures/r1"]
+    table = compare.runs_table(three)
+    assert [run.label for run in compare.best_pair(table, "foreground_iou")] == ["creatures/r2", "creatures/r1"]
     table["landmark_error"] = [1.0, 3.0, 2.0]
-    assert [run.label for run in compare.pair(table, "landmark_error")] == ["creatures/r0", "creatures/r2"]
-    assert compare.pair(table, "foreground_iou", "creatures/r0")[0].label == "creatures/r0"
+    assert [run.label for run in compare.best_pair(table, "landmark_error")] == ["creatures/r0", "creatures/r2"]
+    assert compare.best_pair(table, "foreground_iou", "creatures/r0")[0].label == "creatures/r0"
 
 
 def test_differences_name_settings_first(three):

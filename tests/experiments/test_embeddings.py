@@ -29,7 +29,7 @@ def clusters(distance, n_samples=20, n_groups=4):
 
 
 def test_vectors_are_those_of_the_samples_by_number_with_the_background_as_part_0(G):
-    vectors, parts, samples = embeddings.embed(G, N, seed=3)
+    vectors, parts, samples = embeddings.sample_embeddings(G, N, seed=3)
     assert vectors.shape == (N * 4, 4) and list(parts[:5]) == [0, 1, 2, 3, 0] and list(samples[:5]) == [0, 0, 0, 0, 1]
     generated = sampling.sample(G, N, seed=3)
     for i, k in [(0, 1), (7, 3)]:
@@ -40,14 +40,14 @@ def test_vectors_are_those_of_the_samples_by_number_with_the_background_as_part_
 
 
 def test_other_constants_take_the_place_of_the_learned_ones(G):
-    vectors, parts, _ = embeddings.embed(G, N, seed=0)
-    doubled, _, _ = embeddings.embed(G, N, seed=0, constants=2 * G.w_const)
+    vectors, parts, _ = embeddings.sample_embeddings(G, N, seed=0)
+    doubled, _, _ = embeddings.sample_embeddings(G, N, seed=0, constants=2 * G.w_const)
     np.testing.assert_allclose(doubled[parts > 0], 2 * vectors[parts > 0], rtol=1e-5)
     np.testing.assert_array_equal(doubled[parts == 0], vectors[parts == 0])
 
 
 def test_far_clusters_separate_and_clusters_in_one_place_do_not():
-    far, near = embeddings.separation(clusters(50)), embeddings.separation(clusters(0))
+    far, near = embeddings.measure_separation(clusters(50)), embeddings.measure_separation(clusters(0))
     assert far["silhouette"] > 0.9 and far["probe_accuracy"] == 1 and far["explained"] > 0.95
     assert near["silhouette"] < 0.05 and near["probe_accuracy"] < 0.5 and near["explained"] < 0.1
     assert far["chance"] == near["chance"] == 0.25
@@ -56,13 +56,13 @@ def test_far_clusters_separate_and_clusters_in_one_place_do_not():
 def test_the_probe_is_judged_on_samples_that_it_has_not_seen():
     samples, parts = np.indices((20, 4)).reshape(2, -1)
     mark = np.eye(20)[samples] * parts[:, None]  # tells the part, but only to who knows the sample
-    accuracy = embeddings.separation(embeddings.Embeddings(mark.astype(np.float32), parts, samples))["probe_accuracy"]
-    assert accuracy == 0.25
+    marked = embeddings.Embeddings(mark.astype(np.float32), parts, samples)
+    assert embeddings.measure_separation(marked)["probe_accuracy"] == 0.25
 
 
 def test_without_constants_the_vectors_of_a_sample_are_equal_and_a_probe_guesses(G, tiny):
     fresh = loading.build_generator(tiny(seed=1)).eval()
-    rows = {row["vectors"]: row for row in embeddings.compare(G, fresh, 30, seed=0)}
+    rows = {row["vectors"]: row for row in embeddings.compare_separation(G, fresh, 30, seed=0)}
     removed = rows["trained, parts only, constants removed"]
     assert removed["probe_accuracy"] == pytest.approx(1 / 3) and removed["chance"] == pytest.approx(1 / 3)
     assert removed["silhouette"] == pytest.approx(-1 / 30, abs=1e-3) and removed["explained"] < 1e-6
@@ -70,28 +70,28 @@ def test_without_constants_the_vectors_of_a_sample_are_equal_and_a_probe_guesses
 
 
 def test_exchanging_constants_with_oneself_changes_nothing(G):
-    rows = {row.pop("vectors"): row for row in embeddings.compare(G, G, 10, seed=0)}
+    rows = {row.pop("vectors"): row for row in embeddings.compare_separation(G, G, 10, seed=0)}
     assert rows["trained"] == rows["trained networks, untrained constants"] == rows["untrained"]
 
 
 def test_exchanged_rows_take_networks_and_constants_from_where_they_say(G, tiny):
     fresh = loading.build_generator(tiny(seed=1)).eval()
-    rows = {row.pop("vectors"): row for row in embeddings.compare(G, fresh, 10, seed=0)}
+    rows = {row.pop("vectors"): row for row in embeddings.compare_separation(G, fresh, 10, seed=0)}
     swapped = loading.build_generator(tiny()).eval()
     swapped.w_const = torch.nn.Parameter(fresh.w_const.detach().clone())
-    expected = embeddings.separation(embeddings.embed(swapped, 10, seed=0))
+    expected = embeddings.measure_separation(embeddings.sample_embeddings(swapped, 10, seed=0))
     assert rows["trained networks, untrained constants"] == pytest.approx(expected)
     assert rows["untrained networks, trained constants"] != pytest.approx(expected)
 
 
 def test_a_single_part_is_compared_with_the_background_alone(tiny):
     G = loading.build_generator(tiny(n_parts=1)).eval()
-    assert [row["chance"] for row in embeddings.compare(G, G, 6, seed=0)] == [0.5] * 4
+    assert [row["chance"] for row in embeddings.compare_separation(G, G, 6, seed=0)] == [0.5] * 4
 
 
 def test_too_few_samples_are_refused():
     with pytest.raises(UserError, match="n_samples: 4 .* at least 5"):
-        embeddings.separation(clusters(1, n_samples=4))
+        embeddings.measure_separation(clusters(1, n_samples=4))
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca", pytest.param("umap", marks=pytest.mark.slow)])

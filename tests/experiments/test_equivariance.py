@@ -29,7 +29,7 @@ def make(tiny):
 
 
 def records_of(G, experiment, **settings):
-    return [r for r in equivariance.measure(G, **settings) if r["experiment"] == experiment]
+    return [r for r in equivariance.measure_equivariance(G, **settings) if r["experiment"] == experiment]
 
 
 def test_psnr_is_120_for_equal_maps_and_20_for_a_tenth_of_the_peak():
@@ -40,7 +40,7 @@ def test_psnr_is_120_for_equal_maps_and_20_for_a_tenth_of_the_peak():
 
 
 def test_a_move_by_no_pixels_is_perfect(make):
-    records = equivariance.measure(make(), offsets_px=[0], angles_deg=[0])
+    records = equivariance.measure_equivariance(make(), offsets_px=[0], angles_deg=[0])
     everything, part, turn, background = records
     assert [round(everything[name]) for name in everything if name.endswith("_db")] == [120] * 4
     assert part["outside"] == 0 < part["outside_by_chance"]
@@ -170,7 +170,7 @@ def test_a_moved_background_shows_where_it_is_painted_and_nowhere_else(make, cha
 )  # fmt: skip
 def test_what_cannot_be_measured_is_refused(make, settings, message):
     with pytest.raises(UserError, match=message):
-        equivariance.measure(make(), **settings)
+        equivariance.measure_equivariance(make(), **settings)
 
 
 def test_a_run_logs_its_trained_generator_and_an_untrained_one_needs_no_training(trained, tiny_run):

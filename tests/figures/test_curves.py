@@ -12,7 +12,7 @@ LABELS = ["1: $head$ \\", "2: <b>_arm</b>"]
 
 def panels(records, shares=()):
     """Title -> matplotlib Axes of the drawn curves."""
-    return {axes.get_title(): axes for axes in curves.draw(records, list(shares), LABELS).axes}
+    return {axes.get_title(): axes for axes in curves.training_figure(records, list(shares), LABELS).axes}
 
 
 def test_each_loss_gets_its_own_panel_and_time_gets_none():
@@ -30,7 +30,7 @@ def test_a_quantity_missing_from_some_records_is_drawn_where_it_is_and_a_single_
 
 
 def test_seven_quantities_stand_in_three_rows():
-    figure = curves.draw([{"step": 1, **{f"{name}_loss": 1.0 for name in "abcdefg"}}], [], LABELS)
+    figure = curves.training_figure([{"step": 1, **{f"{name}_loss": 1.0 for name in "abcdefg"}}], [], LABELS)
     figure.canvas.draw()
     assert len({round(axes.get_position().y0, 2) for axes in figure.axes}) == 3
 
@@ -47,6 +47,15 @@ def test_shares_of_the_foreground_are_stacked_in_the_colours_of_the_parts():
     assert sorted(texts) == sorted(LABELS)  # as they are: no mathematics, no markup
 
 
+def test_long_names_of_parts_leave_the_panels_their_width():
+    widths = []
+    for labels in (LABELS, ["1: " + "n" * 30, "2: b"]):
+        figure = curves.training_figure(TRAIN, SHARES, labels)
+        figure.canvas.draw()
+        widths.append([axes.get_position().width for axes in figure.axes])
+    assert widths[0] == pytest.approx(widths[1]) and widths[0][0] > 0.2
+
+
 def test_the_picture_shows_every_part_in_its_colour():
     picture = curves.training_curves(TRAIN, SHARES, LABELS)
     assert picture.dtype == np.uint8 and picture.shape[1:] == (720, 3)
@@ -58,5 +67,5 @@ def test_the_picture_shows_every_part_in_its_colour():
 
 def test_a_loss_that_is_not_a_number_and_no_lines_at_all_are_borne():
     assert curves.training_curves([{"step": 1, "area_loss": float("nan")}], [], LABELS).shape[1] == 720
-    empty = curves.draw([], [], LABELS)
+    empty = curves.training_figure([], [], LABELS)
     assert empty.axes == [] and empty.get_suptitle() == "No step is logged yet."

@@ -61,33 +61,33 @@ def test_a_photo_without_parts_is_listed_without_annotations(read):
 
 
 def test_photos_are_drawn_at_random_by_the_seed_and_none_twice(capsys):
-    rows = pages.choose(500, 120, seed=0)
+    rows = pages.random_rows(500, 120, seed=0)
     assert len(set(rows)) == 120 and list(rows) != sorted(rows)
-    assert list(pages.choose(500, 120, seed=0)) == list(rows) != list(pages.choose(500, 120, seed=1))
+    assert list(pages.random_rows(500, 120, seed=0)) == list(rows) != list(pages.random_rows(500, 120, seed=1))
     assert capsys.readouterr().out == ""
 
 
 def test_fewer_photos_than_wanted_are_all_taken_and_a_sentence_says_so(capsys):
-    assert sorted(pages.choose(50, 120, seed=0)) == list(range(50))
+    assert sorted(pages.random_rows(50, 120, seed=0)) == list(range(50))
     assert "only 50 test pictures, fewer than the wanted 120" in capsys.readouterr().out
 
 
 def test_a_page_is_seven_inches_at_300_dpi_with_embedded_fonts_and_text_that_stays_text(images, labels, tmp_path):
-    png, pdf = pages.save(pages.detections(images, labels, K), tmp_path / "new folder" / "page")
+    png, pdf = pages.save_page(pages.detections_page(images, labels, K), tmp_path / "new folder" / "page")
     assert pictures.read_picture(png).shape[1] == 7 * 300
     content = pdf.read_bytes()
     assert b"/FontFile2" in content and b"/Type3" not in content
 
 
 def test_every_part_is_named_in_the_legend_in_its_colour(images, labels):
-    (legend,) = pages.detections(images, labels, 20).legends
+    (legend,) = pages.detections_page(images, labels, 20).legends
     assert [text.get_text() for text in legend.get_texts()] == [str(k) for k in range(1, 21)]
     colors = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
     np.testing.assert_allclose(colors, pictures.part_colors(20) / 255)
 
 
 def test_a_page_shows_each_photo_beside_its_painted_self(images, labels):
-    sheet = pages.detections(images, labels, K, n_columns=2).axes[0].images[0].get_array()
+    sheet = pages.detections_page(images, labels, K, n_columns=2).axes[0].images[0].get_array()
     photos, gap = pictures.to_uint8(images), 2
     assert sheet.shape == (3 * S + 2 * gap, 4 * S + gap, 3)
     np.testing.assert_array_equal(sheet[:S, 2 * S + gap : 3 * S + gap], photos[1])
@@ -101,7 +101,7 @@ def test_points_lie_on_the_pixels_of_the_right_hand_pictures(tiny):
     generated = sampling.sample(G, 5, seed=0)
     points = torch.zeros_like(generated.points)
     points[4, :, :, 0], points[4, :, :, 1] = -1, 1  # lower left pixel of the last picture
-    axes = pages.samples(generated._replace(points=points), n_columns=2).axes[0]
+    axes = pages.samples_page(generated._replace(points=points), n_columns=2).axes[0]
     size, gap = 32, 2
     assert len(axes.collections) == 3  # one per part
     for collection in axes.collections:

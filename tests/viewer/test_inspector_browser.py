@@ -130,9 +130,9 @@ def ask(page, code):
     return page.evaluate(ASK, code)
 
 
-def state(page):
-    """Points and a checksum of the masks of the state in the kernel."""
-    values = "[state.state.points.tolist(), zlib.crc32(state.paint().masks.tobytes())]"
+def scene(page):
+    """Points and a checksum of the masks of the scene in the kernel."""
+    values = "[inspector.scene.points.tolist(), zlib.crc32(inspector.paint().masks.tobytes())]"
     points, masks = json.loads(ask(page, f"import json, zlib; print(json.dumps({values}))"))
     return np.array(points), masks
 
@@ -159,11 +159,32 @@ def wait_until(condition):
 
 
 def test_the_inspector_works_in_a_real_jupyterlab(page, tmp_path):
-    # A part is dragged by its centre
     canvas = page.locator("canvas.ganseg-drag")
     canvas.scroll_into_view_if_needed()
     page.screenshot(path=tmp_path / "1_opened.png")
-    points, masks = state(page)
+    part, goal = _drag_a_part(page, canvas)
+    page.screenshot(path=tmp_path / "2_dragged.png")
+    _drag_fifty_times(page, canvas, goal)
+
+    # Undo takes the second drag back, whole
+    page.get_by_role("button", name="Undo").click()
+    wait_until(lambda: np.allclose(scene(page)[0].mean(axis=1)[part], goal, atol=0.05))
+    _move_by_keyboard(page, canvas, part)
+
+    # A bad state is a message, and the kernel lives
+    page.get_by_label("state", exact=True).fill("hello")
+    page.get_by_role("button", name="Load text").click()
+    page.get_by_text("not a saved state").wait_for()
+    assert ask(page, "print(1 + 1)") == "2"
+    page.screenshot(path=tmp_path / "3_edited.png")
+
+    _photos(page, tmp_path)
+    assert page.said == []
+
+
+def _drag_a_part(page, canvas):
+    """Drag a part by its centre; returns its index and where its centre is now."""
+    points, masks = scene(page)
     # The centre farthest from the others, so that no other handle lies in the way
     centers = points.mean(axis=1)
     part = np.linalg.norm(centers[:, None] - centers, axis=-1).sum(axis=1).argmax()
@@ -173,12 +194,14 @@ def test_the_inspector_works_in_a_real_jupyterlab(page, tmp_path):
     for t in np.linspace(0, 1, 20)[1:]:
         page.mouse.move(*place(canvas, *(centers[part] + t * (goal - centers[part]))))
     page.mouse.up()
-    wait_until(lambda: np.allclose(state(page)[0].mean(axis=1), np.where(
+    wait_until(lambda: np.allclose(scene(page)[0].mean(axis=1), np.where(
         np.arange(len(points))[:, None] == part, goal, centers), atol=0.05))  # fmt: skip
-    assert state(page)[1] != masks
-    page.screenshot(path=tmp_path / "2_dragged.png")
+    assert scene(page)[1] != masks
+    return part, goal
 
-    # From a pointer's move to the changed picture
+
+def _drag_fifty_times(page, canvas, goal):
+    """Print the time from a pointer's move to the changed picture."""
     page.mouse.move(*place(canvas, *goal))
     page.mouse.down()
     times = []
@@ -190,33 +213,21 @@ def test_the_inspector_works_in_a_real_jupyterlab(page, tmp_path):
     page.mouse.up()
     print(f"from drag to picture: median {1000 * np.median(times):.0f} ms, load {os.getloadavg()[0]:.1f}")
 
-    # Undo takes the second drag back, whole
-    page.get_by_role("button", name="Undo").click()
-    wait_until(lambda: np.allclose(state(page)[0].mean(axis=1)[part], goal, atol=0.05))
 
-    # By keyboard: Tab goes from the centre to its first point, an arrow key moves it, Lab hears neither; Escape leaves
+def _move_by_keyboard(page, canvas, part):
+    """Tab goes from the centre to its first point, an arrow key moves it, Lab hears neither; Escape leaves."""
     n_cells = page.locator(".jp-Notebook .jp-Cell").count()
-    before = state(page)[0]
+    before = scene(page)[0]
     canvas.focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("b")
     before[part, 0, 0] += 1 / 8
-    wait_until(lambda: np.allclose(state(page)[0], before, atol=1e-3))
+    wait_until(lambda: np.allclose(scene(page)[0], before, atol=1e-3))
     assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
     page.keyboard.press("Escape")
     page.keyboard.press("Tab")
     assert not page.evaluate("() => document.activeElement.matches('canvas.ganseg-drag')")
-
-    # A bad state is a message, and the kernel lives
-    page.get_by_label("state", exact=True).fill("hello")
-    page.get_by_role("button", name="Load text").click()
-    page.get_by_text("not a saved state").wait_for()
-    assert ask(page, "print(1 + 1)") == "2"
-    page.screenshot(path=tmp_path / "3_edited.png")
-
-    _photos(page, tmp_path)
-    assert page.said == []
 
 
 def _photos(page, tmp_path):

@@ -61,32 +61,32 @@ def test_what_passes_within_a_few_lines_is_no_fault(state):
 
 def test_progress_passes_over_a_line_that_is_being_written(tiny_run):
     run = tiny_run()
-    assert progress.progress(run)[1:] == ([], [], [], None, False)
+    assert progress.read_progress(run)[1:] == ([], [], [], None, False)
     run.start("cpu")
     run.log("train", 1, generator_loss=1.0, **LOGGED)
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"stage": "train", "step": 2, "generator_lo')
-    now = progress.progress(run)
+    now = progress.read_progress(run)
     assert [record["step"] for record in now.records] == [1] and not now.finished and now.silent_s < 60
     os.utime(run.folder / "metrics.jsonl", (0, 0))
-    assert progress.progress(run).silent_s > 1e9
+    assert progress.read_progress(run).silent_s > 1e9
 
 
 def test_a_stage_is_finished_at_its_last_step_or_when_the_next_begins(tiny_run):
     run = tiny_run(max_steps=2)
     run.start("cpu")
     run.log("train", 1, generator_loss=1.0, **LOGGED)
-    assert not progress.progress(run).finished
+    assert not progress.read_progress(run).finished
     run.log("distill", 1, segmentation_loss=1.0, **LOGGED)
-    assert progress.progress(run).finished and not progress.progress(run, "distill").finished
+    assert progress.read_progress(run).finished and not progress.read_progress(run, "distill").finished
     run.log("train", 2, generator_loss=1.0, **LOGGED)
-    assert progress.progress(run).finished
+    assert progress.read_progress(run).finished
 
 
 def test_the_settings_are_those_of_the_process_that_trains(tiny_run):
     here = tiny_run(max_steps=2)
     tiny_run(max_steps=9).start("cpu")
-    assert progress.progress(here).cfg.max_steps == 9
+    assert progress.read_progress(here).cfg.max_steps == 9
 
 
 def test_a_half_written_sample_is_a_sentence_and_a_whole_one_a_picture(tiny_run):
@@ -95,10 +95,10 @@ def test_a_half_written_sample_is_a_sentence_and_a_whole_one_a_picture(tiny_run)
     sheet = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     path = run.folder / "samples" / "00000500.png"
     pictures.save(sheet, path)
-    assert progress.progress(run).sample_steps == [500]
-    np.testing.assert_array_equal(progress.sample_sheet(run, 500), sheet)
+    assert progress.read_progress(run).sample_steps == [500]
+    np.testing.assert_array_equal(progress.read_sample_sheet(run, 500), sheet)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(UserError, match="00000500.png: cannot be read .*refresh"):
-        progress.sample_sheet(run, 500)
+        progress.read_sample_sheet(run, 500)
     with pytest.raises(UserError, match="00000999.png"):
-        progress.sample_sheet(run, 999)
+        progress.read_sample_sheet(run, 999)

@@ -56,11 +56,11 @@ def test_each_data_set_goes_from_prepare_to_evaluation_and_says_what_it_leaves_o
     write(tmp_path / "data")
     run = small(dataset, source=str(tmp_path / "data"))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
-    assert all(row["there"] or row["file"] == "landmarks.csv" for row in prepare.layout(run.cfg))
-    splits = prepare.build(run)
-    rows = {row["split"]: row for row in prepare.counts(run.cfg, splits)}
+    assert all(row["there"] or row["file"] == "landmarks.csv" for row in prepare.list_layout(run.cfg))
+    splits = prepare.build_cache(run)
+    rows = {row["split"]: row for row in prepare.count_pictures(run.cfg, splits)}
     assert rows["train"]["pictures"] >= 8 and rows["test"]["pictures"] >= 3 and rows["fit"]["pictures"] >= 3
-    assert prepare.draw(run, splits).stat().st_size > 1000
+    assert prepare.draw_annotations(run, splits).stat().st_size > 1000
 
     run = small(dataset)  # the source is remembered
     list(train.train(run))
@@ -72,15 +72,15 @@ def test_each_data_set_goes_from_prepare_to_evaluation_and_says_what_it_leaves_o
     told_by = record["notes"]["test pictures told from training pictures by"]
     assert told_by == expected.get(dataset, "as published")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
-    assert "Training pictures" in report.write(run).read_text()
+    assert "Training pictures" in report.write_report(run).read_text()
 
 
 def test_a_drawn_data_set_has_nothing_to_prepare_but_is_shown(small):
     run = small("tiny")
-    splits = prepare.build(run)
-    assert prepare.layout(run.cfg) == []
-    assert [row["pictures"] for row in prepare.counts(run.cfg, splits)] == [200, 200, 50]
-    assert prepare.draw(run, splits).exists() and runs.remembered("tiny") == {}
+    splits = prepare.build_cache(run)
+    assert prepare.list_layout(run.cfg) == []
+    assert [row["pictures"] for row in prepare.count_pictures(run.cfg, splits)] == [200, 200, 50]
+    assert prepare.draw_annotations(run, splits).exists() and runs.remembered("tiny") == {}
 
 
 def test_a_limit_leaves_pictures_to_fit_on_where_they_are_few(small, tmp_path):
@@ -102,7 +102,7 @@ def test_every_missing_file_is_named_with_where_the_set_is_obtained(small, tmp_p
     (tmp_path / "data" / "readme.txt").write_text("nothing")
     for dataset in SETS.keys() - {"folder"}:
         with pytest.raises(UserError) as error:
-            prepare.layout(small(dataset, source=str(tmp_path / "data")).cfg)
+            prepare.list_layout(small(dataset, source=str(tmp_path / "data")).cfg)
         for wanted in wanted_files(dataset):
             lacks = str(error.value).split(";")[0]
             assert (wanted.name in lacks) == wanted.required, lacks

@@ -1,0 +1,147 @@
+"""The widget of the inspector, without a browser."""
+
+import asyncio
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+from test_inspector import changed, inspector  # noqa: F401  (a fixture)
+
+from ganseg import runs
+from ganseg.model import loading
+from ganseg.viewer import inspector_widget
+from ganseg.viewer.inspector import LAYERS, Inspector, open_inspector
+
+
+@pytest.fixture
+def view(inspector):  # noqa: F811
+    return inspector_widget.generated_inspector(inspector)
+
+
+def dragged(view, part, dx):
+    points = np.array(view.drag.points)
+    points[part - 1, :, 0] += dx
+    return points.tolist()
+
+
+def test_dragging_in_the_browser_changes_the_masks_and_the_picture_shown(view):
+    before, masks = view.drag.png, view.inspector.paint().masks
+    view.drag.set_state({"points": dragged(view, 1, 0.5), "gesture": 1, "selected": 1})
+    assert view.drag.png != before and not np.array_equal(view.inspector.paint().masks, masks)
+
+
+def test_points_of_a_drag_are_not_sent_back(view):
+    wanted = dragged(view, 1, 1 / 3)
+    view.drag.set_state({"points": wanted, "gesture": 1})
+    assert view.drag.points == wanted  # float32 would have rounded them
+
+
+def test_touching_a_part_chooses_it(view):
+    view.drag.set_state({"selected": 3})
+    assert view.part.value == 3
+
+
+def test_undo_takes_back_a_whole_drag_and_moves_the_points_in_the_browser(view):
+    before = view.inspector.scene
+    for dx in (0.1, 0.2):
+        view.drag.set_state({"points": dragged(view, 2, dx), "gesture": 1})
+    view._undo()
+    assert view.inspector.scene is before and view.inspector.has_points(view.drag.points)
+    view._undo()
+    assert view.status.value == "There is nothing to undo."
+
+
+def test_sliders_of_a_part_start_anew_for_the_next_part(view):
+    view.angle.value = 90
+    turned = view.inspector.scene.points
+    view.part.value = 2
+    assert view.angle.value == 0 and torch.equal(view.inspector.scene.points, turned)
+    view.scale.value = 2
+    assert view.angle.value == 0 and torch.equal(view.inspector.scene.points[0], turned[0])
+
+
+def test_sliding_the_background_is_one_undo(view):
+    before = view.inspector.scene
+    for x in (0.2, 0.4):
+        view.background_x.value = x
+    assert view.inspector.scene.background_position[0] == pytest.approx(0.4)
+    view._undo()
+    assert view.inspector.scene is before
+    assert view.background_x.value == pytest.approx(before.background_position[0].item(), abs=1e-3)
+
+
+def test_other_controls_do_their_edits(view):
+    view.way.value = 1
+    torch.testing.assert_close(view.inspector.scene, view.inspector.sample(4))
+    view.sample.value = 7
+    assert view.way.value == 0 and not changed(view.inspector.scene, view.inspector.sample(7))
+    view._resample("background")
+    assert changed(view.inspector.scene, view.inspector.sample(7)) == {"background_style", "background_position"}
+    view._take_appearance()
+    assert "sample 4" in view.status.value
+
+
+def test_hidden_parts_lose_their_points_and_layers_change_the_picture(view):
+    before = view.drag.png
+    view.shown[1].value = False
+    assert view.drag.shown == [0, 2] and view.drag.png != before
+    shown = set()
+    for layer in LAYERS:
+        view.layer.value = layer
+        shown.add(view.drag.png)
+    assert len(shown) == len(LAYERS)
+
+
+def test_text_brings_the_state_back_and_bad_text_is_a_message(view, tiny):
+    view._to_text()
+    before = view.inspector.scene
+    view.sample.value = 9
+    view._from_text()
+    assert not changed(view.inspector.scene, before) and view.sample.value == 3
+    view.text.value = "hello"
+    view._from_text()
+    assert "not a saved state" in view.status.value
+    view.text.value = Inspector(loading.build_generator(tiny(n_parts=5))).to_json()
+    view._from_text()
+    assert "n_parts 5" in view.status.value and not changed(view.inspector.scene, before)
+
+
+def test_what_is_saved_lies_in_the_run(trained):
+    view = inspector_widget.generated_inspector(open_inspector(trained))
+    view._save()
+    view._save_gif()
+    names = {path.name for path in (trained.folder / "figures").glob("inspector*")}
+    assert names == {"inspector.png", "inspector_masks.png", "inspector.gif"} and "inspector.gif" in view.status.value
+
+
+def test_a_slow_model_shows_its_masks_first_and_only_the_newest_picture(inspector, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(inspector_widget, "DEFER_S", -1.0)
+    monkeypatch.setattr(inspector_widget, "PAUSE_S", 0.01)
+    blends = []
+    blend = inspector._blend
+    monkeypatch.setattr(inspector, "_blend", lambda *args: blends.append(1) or blend(*args))
+
+    async def play():
+        view = inspector_widget.generated_inspector(inspector)
+        for i in range(5):
+            view.drag.set_state({"points": dragged(view, 1, 0.1), "gesture": i})
+            assert view.inspector._painted[1].image is None
+        masks = view.drag.png
+        await asyncio.sleep(0.2)
+        assert view.drag.png != masks and len(blends) == 1
+
+    asyncio.run(play())
+
+
+def test_without_a_run_the_widget_is_the_sentence_that_helps(tiny_run):
+    tiny_run("untrained").start("cpu")
+    for run, sentence in [("no/such", "there is no"), (tiny_run("untrained"), "make it with: ganseg train")]:
+        message = inspector_widget.generated_inspector(run)
+        assert isinstance(message, ipywidgets.HTML) and sentence in message.value
+
+
+def test_the_shipped_model_opens(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
+    shipped = open_inspector(runs.open_run("tiny", "try", needs="gan"))
+    assert len(np.unique(shipped.labels)) > 4 and shipped.names[0] == "part 1"
