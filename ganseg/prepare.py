@@ -3,7 +3,7 @@
 import numpy as np
 
 from ganseg import runs
-from ganseg.datasets.loading import READERS, check_layout, load_pictures, published_counts, spread, wanted_files
+from ganseg.datasets.loading import READERS, check_layout, load_pictures, published_counts, spread_rows, wanted_files
 from ganseg.datasets.source import Source, locate
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -12,7 +12,7 @@ N_SHOWN = 40
 
 
 def list_layout(cfg):
-    """What the data set's layout consists of: a list of dicts with file, there and needed_for.
+    """The files and folders of the data set's layout: a list of dicts with file, there and needed_for.
 
     Raises UserError when the source is missing or cannot be opened, or lacks something that nothing can do without.
     """
@@ -26,7 +26,7 @@ def list_layout(cfg):
 
 
 def build_cache(run):
-    """Build the cache of both splits, compare all of it with its checksums, and remember the source.
+    """Build the cache of both splits, or compare all of it with its checksums. The source is remembered.
 
     Returns the pictures by split: train and test.
     """
@@ -39,7 +39,7 @@ def build_cache(run):
 
 
 def count_pictures(cfg, splits):
-    """How many pictures there are: a list of dicts with split, pictures, published, and how many show what."""
+    """How many pictures there are: a list of dicts with split, pictures, published, skipped and how many are annotated."""
     published = published_counts(cfg)
     train, test = splits["train"], splits["test"]
     all_rows = np.arange(len(train))
@@ -57,13 +57,13 @@ def count_pictures(cfg, splits):
 
 
 def draw_annotations(run, splits):
-    """Save figures/prepare.png: training and test pictures with their masks and landmarks drawn on; returns its Path.
+    """Save figures/prepare.png: training and test pictures with their masks and landmarks drawn on. Returns its Path.
 
-    Of the training pictures those are shown that regressions and matching are fitted on, where there are any.
+    The training pictures shown are those that regressions and matching are fitted on, where there are any.
     """
     train, test = splits["train"], splits["test"]
     fit = np.arange(len(train)) if train.fit is None or not len(train.fit) else train.fit
-    few = [train.take(fit[spread(len(fit), N_SHOWN)]), test.take(spread(len(test), N_SHOWN))]
+    few = [train.take(fit[spread_rows(len(fit), N_SHOWN)]), test.take(spread_rows(len(test), N_SHOWN))]
     plain = np.concatenate([pictures.enlarge(pictures.to_uint8(photos.images)) for photos in few])
     drawn = np.concatenate([_annotated(photos) for photos in few])
     shown = pictures.pairs(plain, drawn) if (plain != drawn).any() else plain

@@ -42,8 +42,8 @@ class PhotoSegmenter:
     def segment(self, photo):
         """The parts of one photo: a path, bytes of a file, or a PIL image (not turned by its EXIF).
 
-        Returns uint8 (H, W) at the photo's own upright size: 0 background, parts 1..K. With crop "center"
-        all outside the middle square is background. Raises UserError when it cannot be read.
+        Returns uint8 (H, W) at the photo's own upright size: 0 background, parts 1..K. With crop "center" all outside
+        the middle square is background. Raises UserError when the photo cannot be read.
         """
         if isinstance(photo, Image.Image):
             buffer = io.BytesIO()
@@ -86,16 +86,17 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     """
     model = run if isinstance(run, PhotoSegmenter) else load(run, device)
     out = Path(out).expanduser()
-    listing, skipped = _listing(paths, out), []
+    listing, skipped = _list_photos(paths, out), []
     stems = _output_names([name for name, _ in listing])
     out.mkdir(parents=True, exist_ok=True)
     start = printed = time.monotonic()
     with files.whole(out / "parts.csv") as file:
-        table = csv.writer(file, lineterminator="\r\n")
+        file.reconfigure(newline="")  # csv ends its lines itself
+        table = csv.writer(file)
         table.writerow(COLUMNS)
-        for i, photo, labels in _segmented(model, listing, batch_size, skipped):
-            _save(photo, labels, model.cfg.n_parts, out / stems[i])
-            table.writerows([listing[i][0], *row] for row in measure(labels, model.cfg.n_parts))
+        for i, photo, labels in _segment_all(model, listing, batch_size, skipped):
+            _save_parts(photo, labels, model.cfg.n_parts, out / stems[i])
+            table.writerows([listing[i][0], *row] for row in measure_parts(labels, model.cfg.n_parts))
             if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
                 printed = time.monotonic()
                 print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
@@ -107,7 +108,7 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     return skipped
 
 
-def measure(labels, n_parts):
+def measure_parts(labels, n_parts):
     """[part, area_px, area_share, x, y] of each part of labels (H, W); x and y are "" where it is absent."""
     rows = []
     for k in range(1, n_parts + 1):
@@ -119,19 +120,19 @@ def measure(labels, n_parts):
 
 
 def _resized_labels(logits, W, H):
-    """Argmax of logits (C, S, S) resized bilinearly: uint8 (H, W)."""
+    """Argmax of logits (C, S, S), resized bilinearly: uint8 (H, W)."""
     S = logits.shape[-1]
     wide = F.interpolate(logits[None], size=(S, W), mode="bilinear", align_corners=False)[0]
     y = ((torch.arange(H) + 0.5) * S / H - 0.5).clamp(0, S - 1)
     above, below = y.floor().long(), y.ceil().long()
     bands = torch.arange(H).split(max(1, BAND_PX // W))
-    # lerp of (C, rows, W) with weights (rows, 1); max finds the largest in a quarter of argmax's time
+    # lerp of (C, rows, W) with weights (rows, 1). max finds the largest in a quarter of argmax's time.
     labels = [torch.lerp(wide[:, above[i]], wide[:, below[i]], (y % 1)[i, None]).max(dim=0).indices for i in bands]
     return torch.cat([band.byte() for band in labels]).numpy()
 
 
-def _listing(paths, out):
-    """(name, opener) of all photos; of several folders, the folder's own name comes first."""
+def _list_photos(paths, out):
+    """(name, opener) of all photos. With several paths, a folder's own name comes first."""
     paths = [Path(p).expanduser() for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if out.is_file() or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
         raise UserError(f"out: {out} is a file or among the photos; name another folder.")
@@ -154,10 +155,10 @@ def _output_names(names):
     return outputs
 
 
-def _segmented(model, listing, batch_size, skipped):
-    """(position, photo, labels) of the photos that can be read; the others go to `skipped`.
+def _segment_all(model, listing, batch_size, skipped):
+    """Yield (position, photo, labels) of the photos that can be read. The others go to `skipped`.
 
-    Of a batch only the squares are kept; each photo is decoded again, at its own size, when its turn comes.
+    Of a batch only the squares are kept. Each photo is decoded again, at its own size, when its turn comes.
     """
     for start in range(0, len(listing), batch_size):
         batch = range(start, min(start + batch_size, len(listing)))
@@ -179,8 +180,8 @@ def _read(file, reader, skipped):
         skipped.append((name, files.one_line(error)))
 
 
-def _save(photo, labels, n_parts, stem):
-    """Write <stem>_parts.png and <stem>_overlay.jpg; Pillow blends large photos in less memory than numpy."""
+def _save_parts(photo, labels, n_parts, stem):
+    """Write <stem>_parts.png and <stem>_overlay.jpg. Pillow blends large photos in less memory than numpy."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     parts = Image.fromarray(labels)
     parts.putpalette([0, 0, 0, *pictures.part_colors(n_parts).ravel().tolist()])

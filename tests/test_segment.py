@@ -106,7 +106,7 @@ def test_folders_keep_their_structure_and_names_that_differ_in_extension_stay_ap
 def test_parts_are_measured_in_pixels_of_the_photo():
     labels = np.zeros((4, 10), np.uint8)
     labels[1, 2:5] = 1
-    assert segment.measure(labels, 2) == [[1, 3, "0.075000", "3.00", "1.00"], [2, 0, "0.000000", "", ""]]
+    assert segment.measure_parts(labels, 2) == [[1, 3, "0.075000", "3.00", "1.00"], [2, 0, "0.000000", "", ""]]
 
 
 def test_a_zip_whose_paths_lead_outside_is_refused_and_nothing_is_written(run, tmp_path):

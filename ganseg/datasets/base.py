@@ -1,4 +1,4 @@
-"""What readers say about a data set, and what everybody else gets of it."""
+"""What a reader says about a data set, and what everybody else gets of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,10 +16,10 @@ class Pictures:
     -1 + 2i / (S - 1).
     """
 
-    images: torch.Tensor  # (N, 3, S, S) uint8; of a data set on disk a map of the cache's file
+    images: torch.Tensor  # (N, 3, S, S) uint8; mapped from the cache's file, except drawn ones
     names: np.ndarray | list[str]  # N: path within the source
     labels: torch.Tensor | None = None  # (N, S, S) uint8, 0 background, parts above
-    masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all, where there are labels
+    masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all that there are
     only_foreground: bool = False  # labels say foreground or not, no parts
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
     landmark_names: tuple[str, ...] = ()  # L
@@ -33,7 +33,7 @@ class Pictures:
         return len(self.names)
 
     def take(self, rows):
-        """The pictures at some rows (an array of indices), gathered in memory; all of them stay as they are."""
+        """The pictures at some rows (an array of indices), gathered in memory. Where that is all, they stay mapped."""
         if len(rows) == len(self):
             return self
         arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
@@ -45,7 +45,7 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """What a reader finds of one split, nothing decoded yet. Masks and landmarks are in the picture's own pixels."""
+    """What a reader finds of one split, before anything is decoded. Masks and landmarks are in the picture's own pixels."""
 
     names: list[str]  # N paths within the source
     masks: list[str | None] | None = None  # N paths of their masks, None where a picture has none
@@ -57,7 +57,7 @@ class Listing:
     frame_px: float | None = None
     fit: np.ndarray | None = None  # (N,) bool: of the training pictures, those to fit on; None: all
     split_by: str = "as published"
-    upright: bool = False  # annotations speak of the picture as turned by its EXIF data
+    upright: bool = False  # annotations refer to the picture as its EXIF data turns it
 
     def take(self, rows):
         """The listing of some rows."""
@@ -70,6 +70,6 @@ class Listing:
 class Wanted(NamedTuple):
     """A file or folder of a data set's layout."""
 
-    name: str  # as Source.find and Source.folder look for it: a folder ends in /
+    name: str  # as Source.find and Source.folder look for it; a folder ends in /
     purpose: str  # what cannot be done without it
     required: bool = True  # nothing can be done without it

@@ -1,9 +1,9 @@
 """Decoded squares on disk, made once for each source, size and crop: a folder of npy files.
 
-npy because numpy itself writes, maps and checks it: a picture is one row at a known place, so that a map of a
-million pictures opens at once and a batch is one gather; the files can be sparse, every language reads them, and
-it is no further dependency. (Arrow and HDF5 maps add a library and a copy; record files for streaming, such as
-WebDataset, give no random access; zarr decompresses whole chunks.)
+npy because numpy itself writes, maps and checks it. A picture is one row at a known place, so a map of a million
+pictures opens at once and a batch is one gather. The files can be sparse, every language reads them, and they need no
+further library. (Arrow and HDF5 maps add a library and a copy; record files for streaming, such as WebDataset, give no
+random access; zarr decompresses whole chunks.)
 
 images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8, landmarks.npy (N, L, 2), names.npy, masked.npy and fit.npy (N,),
 crc.npy (N,): the checksum of each row of images and labels; index.json: its own checksum, and the rest.
@@ -35,19 +35,19 @@ class Damaged(Exception):
 
 
 def open_or_build(folder, make, image_size, crop, check_all=False):
-    """The pictures of a cache, which is built where it is not there or damaged.
+    """The pictures of a cache, which is built where it is missing or damaged.
 
     folder     Path of the cache, named after all that determines it
     make       function without arguments: (Source, Listing); called only to build
     check_all  compare the checksums of all rows instead of a spread of them
-    Returns Pictures, mapped from the files. Raises UserError for what a reader or picture does not allow;
-    nothing is left on disk then.
+    Returns Pictures, mapped from the files. Raises UserError for what a reader or picture does not allow. Nothing
+    is left on disk then.
     """
-    pictures = _open_whole(folder, check_all)
+    pictures = _open_if_whole(folder, check_all)
     if pictures is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):  # a second process waits, and finds it built
-            pictures = _open_whole(folder, check_all)
+            pictures = _open_if_whole(folder, check_all)
             if pictures is None:
                 for old in [folder, *folder.parent.glob(folder.name + ".partial-*")]:
                     shutil.rmtree(old, ignore_errors=True)
@@ -59,7 +59,7 @@ def open_or_build(folder, make, image_size, crop, check_all=False):
 
 
 def open_cache(folder, check_all=False):
-    """Pictures of a whole cache; FileNotFoundError where there is none, Damaged where it is not as written."""
+    """The pictures of a cache. Raises FileNotFoundError where there is none, Damaged where it is not as written."""
     text = (folder / "index.json").read_text("utf-8", "replace")
     try:
         return _open(folder, text, check_all)
@@ -68,6 +68,21 @@ def open_cache(folder, check_all=False):
 
 
 def _open(folder, text, check_all):
+    """As open_cache; `text` is what index.json holds."""
+    facts = _checked_facts(folder, text)
+    # "c": a private map that torch may take as writable; nothing is written
+    arrays = {name[:-4]: np.load(folder / name, mmap_mode="c") for name in facts["files"]}
+    crc, names, masked = arrays.pop("crc"), arrays.pop("names"), arrays.pop("masked", None)
+    _check_rows(arrays, names, crc, check_all)
+    fit = np.flatnonzero(arrays.pop("fit")) if "fit" in arrays else None
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    kept = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in FACTS}
+    skipped = [tuple(pair) for pair in facts["skipped"]]
+    return Pictures(names=names, fit=fit, masked=masked, skipped=skipped, **tensors, **kept)
+
+
+def _checked_facts(folder, text):
+    """What index.json says, once it and the files that it names prove whole."""
     crc, text = text.split("\n", 1)
     if int(crc) != zlib.crc32(text.encode()):
         raise Damaged("index.json is not what was written")
@@ -75,12 +90,14 @@ def _open(folder, text, check_all):
     for name, (size, crc) in facts["files"].items():
         path = folder / name
         if not path.exists() or path.stat().st_size != size:
-            raise Damaged(f"{name} has not the {size:,} bytes that were written")
+            raise Damaged(f"{name} does not have the {size:,} bytes that were written")
         if crc is not None and _crc_of_file(path) != crc:
             raise Damaged(f"{name} is not what was written")
-    # "c": a private map that torch may take as writable; nothing is written
-    arrays = {name[:-4]: np.load(folder / name, mmap_mode="c") for name in facts["files"]}
-    crc, names, masked = arrays.pop("crc"), arrays.pop("names"), arrays.pop("masked", None)
+    return facts
+
+
+def _check_rows(arrays, names, crc, check_all):
+    """Raise Damaged where a row of images and labels, all of them or a spread, does not have its checksum."""
     n = len(crc)
     found = np.zeros(n, np.uint32)
     rows = range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int)
@@ -89,14 +106,10 @@ def _open(folder, text, check_all):
             _update_crcs(found, rows, arrays[name])
     if wrong := [i for i in rows if found[i] != crc[i]]:
         raise Damaged(f"picture {wrong[0]} ({names[wrong[0]]}) is not what was written")
-    fit = np.flatnonzero(arrays.pop("fit")) if "fit" in arrays else None
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    kept = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in FACTS}
-    skipped = [tuple(pair) for pair in facts["skipped"]]
-    return Pictures(names=names, fit=fit, masked=masked, skipped=skipped, **tensors, **kept)
 
 
-def _open_whole(folder, check_all):
+def _open_if_whole(folder, check_all):
+    """The pictures of a cache; None where it is missing or damaged."""
     try:
         return open_cache(folder, check_all)
     except FileNotFoundError:
@@ -126,7 +139,8 @@ def _build(folder, source, listing, image_size, crop):
 def _decode_all(folder, source, listing, S, crop):
     """Decode pictures and masks into maps of files.
 
-    Returns the maps by name, and for each picture why it cannot be read (None: it can), its size and its checksum.
+    Returns the maps by name, and for each picture the reason why it cannot be read (None: it can), its width and
+    height, and its checksum.
     """
     n = len(listing.names)
     arrays = {"images": _create(folder, "images", (n, 3, S, S))}
@@ -151,41 +165,48 @@ def _decode_all(folder, source, listing, S, crop):
             checksum = zlib.crc32(array[i], checksum)
         return None, size, checksum
 
-    return arrays, *zip(*decode.in_parallel(work, n), strict=True)
+    reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
+    return arrays, reasons, np.array(sizes, np.int64), np.array(crc, np.uint32)
 
 
 def _write(folder, source, listing, S, crop):
-    """Decode a listing into a folder and write the index of what could be read."""
-    n = len(listing.names)
-    arrays, reasons, sizes, crc = _decode_all(folder, source, listing, S, crop)
-    sizes, crc = np.array(sizes, np.int64), np.array(crc, np.uint32)
-    kept = [i for i in range(n) if reasons[i] is None]
-    skipped = [(printable(listing.names[i]), reasons[i]) for i in range(n) if reasons[i] is not None]
-    if skipped and not kept:
+    """Decode a listing into a folder, keep what can be read, and write the index of it."""
+    maps, reasons, sizes, crc = _decode_all(folder, source, listing, S, crop)
+    readable = [i for i, reason in enumerate(reasons) if reason is None]
+    skipped = [(printable(listing.names[i]), reason) for i, reason in enumerate(reasons) if reason is not None]
+    if skipped and not readable:
         name, why = skipped[0]
-        raise UserError(f"source: none of {n:,} pictures can be read; {name}: {why}.")
+        raise UserError(f"source: none of {len(reasons):,} pictures can be read; {name}: {why}.")
     if skipped:
-        arrays = {name: _keep_rows(folder, name, array, kept) for name, array in arrays.items()}
-        listing, sizes, crc = listing.take(kept), sizes[kept], crc[kept]
+        for name, array in maps.items():
+            _keep_rows(folder, name, array, readable)
+        listing, sizes, crc = listing.take(readable), sizes[readable], crc[readable]
+    _write_index(folder, list(maps), {"crc": crc, **_known(listing, sizes, S, crop)}, listing, skipped)
 
-    index = {"crc": crc, "names": np.array([printable(name) for name in listing.names])}
+
+def _known(listing, sizes, S, crop):
+    """What is known of each picture beside its pixels: the small arrays of the cache by name."""
+    known = {"names": np.array([printable(name) for name in listing.names])}
     if listing.landmarks is not None:
-        index["landmarks"] = to_square(_inside(listing, sizes), sizes, S, crop).astype(np.float32)
+        known["landmarks"] = _to_square(_landmarks_inside(listing, sizes), sizes, S, crop).astype(np.float32)
     if listing.masks is not None:
-        index["masked"] = np.array([mask is not None for mask in listing.masks])
+        known["masked"] = np.array([mask is not None for mask in listing.masks])
     if listing.fit is not None:
-        index["fit"] = np.asarray(listing.fit, bool)
-    for name, array in index.items():
+        known["fit"] = np.asarray(listing.fit, bool)
+    return known
+
+
+def _write_index(folder, maps, arrays, listing, skipped):
+    """Write the small arrays and index.json, which holds the size of each file and the small ones' checksums."""
+    for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    files = {f"{name}.npy": ((folder / f"{name}.npy").stat().st_size, None) for name in arrays}
-    files |= {f"{name}.npy": ((folder / f"{name}.npy").stat().st_size, _crc_of_file(folder / f"{name}.npy"))
-              for name in index}
-    facts = {"files": files, "skipped": skipped, **{name: getattr(listing, name) for name in FACTS}}
-    text = json.dumps(facts)
+    paths = [folder / f"{name}.npy" for name in (*maps, *arrays)]
+    files = {path.name: (path.stat().st_size, None if path.stem in maps else _crc_of_file(path)) for path in paths}
+    text = json.dumps({"files": files, "skipped": skipped, **{name: getattr(listing, name) for name in FACTS}})
     (folder / "index.json").write_text(f"{zlib.crc32(text.encode())}\n{text}")
 
 
-def to_square(points, sizes, S, crop):
+def _to_square(points, sizes, S, crop):
     """Pixels of the pictures to [-1, 1] of their squares, S pixels wide.
 
     points  (N, L, 2) x, y in pixels; pixel centres are whole numbers
@@ -198,8 +219,8 @@ def to_square(points, sizes, S, crop):
     return 2 * (points - offset[:, None]) / shown[:, None] * S / (S - 1) - 1
 
 
-def _inside(listing, sizes):
-    """The landmarks, NaN where outside their picture; UserError when that is more than a slip here and there."""
+def _landmarks_inside(listing, sizes):
+    """The landmarks, NaN where outside their picture. Raises UserError where that is more than a slip here and there."""
     points = np.array(listing.landmarks, np.float64)
     with np.errstate(invalid="ignore"):
         outside = ((points < -1) | (points > sizes[:, None])).any(axis=-1)  # a pixel of tolerance
@@ -217,17 +238,17 @@ def _inside(listing, sizes):
 
 
 def _create(folder, name, shape):
+    """A new file of zeros, as a map."""
     return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
 
 
 def _keep_rows(folder, name, array, kept):
-    """The same file with some rows only."""
-    fewer = np.lib.format.open_memmap(folder / "fewer.npy", mode="w+", dtype=array.dtype,
-                                      shape=(len(kept), *array.shape[1:]))
+    """Replace the file of a map by one with some of its rows only."""
+    shape = (len(kept), *array.shape[1:])
+    fewer = np.lib.format.open_memmap(folder / "fewer.npy", mode="w+", dtype=array.dtype, shape=shape)
     for first in range(0, len(kept), 1024):
         fewer[first : first + 1024] = array[kept[first : first + 1024]]
     os.replace(folder / "fewer.npy", folder / f"{name}.npy")
-    return fewer
 
 
 def _update_crcs(crc, rows, array):

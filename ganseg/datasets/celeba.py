@@ -1,4 +1,4 @@
-"""CelebA, in the wild or aligned, with five landmarks; tested on the pictures of MAFL, a subset with lists of its own.
+"""CelebA, in the wild or aligned, with five landmarks. It is tested on MAFL, a subset with lists of its own.
 
 In the wild a picture counts when the face's box covers 30 % of it or more. Left and right are as seen in the picture.
 """
@@ -42,7 +42,7 @@ WANTED_ALIGNED = [
 PUBLISHED = {"train": 45_600}  # about
 
 
-def read(source, split, cfg):
+def list_split(source, split, cfg):
     """One split: "train" is CelebA's without MAFL's test pictures, "test" is MAFL's.
 
     Of the training pictures, regressions are fitted on those that are MAFL's training pictures too.
@@ -54,20 +54,20 @@ def read(source, split, cfg):
     if folder is None:
         raise source.error(f"lacks {pictures}, a folder of pictures.")
     there = {name[len(folder) :] for name in source.names if name.startswith(folder)}
-    test = _table(source, TEST, 0)
+    test = _read_table(source, TEST, 0)
     if split == "train":
-        chosen_by, fit = PARTITION, _table(source, FIT, 0)
-        names = [name for name, (part,) in _table(source, PARTITION, 1).items() if part == 0 and name not in test]
+        chosen_by, fit = PARTITION, _read_table(source, FIT, 0)
+        names = [name for name, (part,) in _read_table(source, PARTITION, 1).items() if part == 0 and name not in test]
         source.check_all_in(there, list(fit), f"pictures of {FIT} in {pictures}")
     else:
         chosen_by, names = TEST, list(test)
     source.check_all_in(there, names, f"pictures of {chosen_by} in {pictures}")
     if wild:
-        boxes = _table(source, BOXES, 4)
+        boxes = _read_table(source, BOXES, 4)
         source.check_all_in(boxes, names, f"pictures of {chosen_by} in {BOXES}")
         large = _has_large_face(source, [folder + name for name in names], [boxes[name] for name in names])
         names = [name for name, is_large in zip(names, large, strict=True) if is_large]
-    landmarks = _table(source, landmark_list, 2 * len(LANDMARKS))
+    landmarks = _read_table(source, landmark_list, 2 * len(LANDMARKS))
     source.check_all_in(landmarks, names, f"pictures of {chosen_by} in {landmark_list}")
     return Listing(
         [folder + name for name in names],
@@ -79,7 +79,7 @@ def read(source, split, cfg):
 
 
 def download(folder, reader):
-    """Fetch the aligned pictures and CelebA's lists by torchvision, which wants gdown; not MAFL's lists.
+    """Fetch the aligned pictures and CelebA's lists by torchvision, which needs gdown. MAFL's lists are not among them.
 
     Raises RuntimeError when that fails.
     """
@@ -88,13 +88,13 @@ def download(folder, reader):
     torchvision.datasets.CelebA(folder, download=True)
 
 
-def _table(source, name, n):
-    """{picture: its n numbers} of a list. Its first two lines may be a header: how many pictures, and the columns."""
+def _read_table(source, name, n):
+    """{picture: its n numbers} of a list, whose first two lines may be a header: how many pictures, and the columns."""
     path = source.find(name)
     if path is None:
         raise source.error(f"lacks {name}.")
     rows = {}
-    for number, line in enumerate(source.text(path), 1):
+    for number, line in enumerate(source.read_lines(path), 1):
         picture, *fields = line.split() or [""]
         is_row = picture.lower().endswith(EXTENSIONS)
         if not picture or (number <= 2 and not is_row):

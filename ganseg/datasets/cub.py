@@ -27,8 +27,8 @@ WANTED = [
 PUBLISHED = {"train": 10_000, "test": 1_000}  # by a list like split_list; the official split has other numbers
 
 
-def read(source, split, cfg):
-    """One split: by the list cfg.split_list, else the official one, else every tenth picture is tested on.
+def list_split(source, split, cfg):
+    """One split: by the list cfg.split_list, else by the official one, else every tenth picture is for testing.
 
     Returns a Listing, with landmarks and masks where the source has them.
     Raises UserError when a list is missing or malformed, or names what is not there.
@@ -37,11 +37,11 @@ def read(source, split, cfg):
     if path is None:
         raise source.error(f"lacks {IMAGES}.")
     folder, there = path.removesuffix(IMAGES) + "images/", set(source.names)
-    pictures = _table(source.text(path), _where(source, path), "id path", int, str)
+    pictures = _parse_table(source.read_lines(path), _where(source, path), "id path", int, str)
     absent = [folder + name for name in pictures.values() if folder + name not in there]
     _refuse(absent, pictures, f"{_where(source, path)} names pictures that are not there")
-    ids, split_by = _ids(source, split, cfg.split_list, sorted(pictures))
-    annotations, masks_folder = _landmarks(source, ids, pictures), source.folder("segmentations")
+    ids, split_by = _list_ids(source, split, cfg.split_list, sorted(pictures))
+    annotations, masks_folder = _read_landmarks(source, ids, pictures), source.folder("segmentations")
     if masks_folder is not None:
         masks = [masks_folder + str(PurePosixPath(pictures[i]).with_suffix(".png")) for i in ids]
         absent = [mask for mask in masks if mask not in there]
@@ -60,8 +60,8 @@ def to_labels(mask, resize):
     return (np.asarray(resize(mask.convert("L"), Image.Resampling.BILINEAR)) > 127.5).astype(np.uint8)
 
 
-def _ids(source, split, split_list, known):
-    """The ids of a split, of the ascending `known` ones, and what it was made by."""
+def _list_ids(source, split, split_list, known):
+    """Those of the ascending `known` ids that are in a split, and what the split was made by."""
     official = source.find(SPLIT)
     if split_list is not None:
         where, wanted = f"split_list: {split_list}", {"train": 0, "test": 2}[split]
@@ -69,10 +69,10 @@ def _ids(source, split, split_list, known):
             text = locate(split_list, "a file of lines 'id split'", "split_list").read_text("utf-8-sig", "replace")
         except OSError as error:
             raise UserError(f"{where} cannot be read: {error.strerror}.") from None
-        part_of = _table(text.splitlines(), where, "id split", int, {"0": 0, "1": 1, "2": 2}.__getitem__)
+        part_of = _parse_table(text.splitlines(), where, "id split", int, {"0": 0, "1": 1, "2": 2}.__getitem__)
     elif official is not None:
         where, wanted = _where(source, official), {"train": 1, "test": 0}[split]
-        part_of = _table(source.text(official), where, "id is_train", int, {"0": 0, "1": 1}.__getitem__)
+        part_of = _parse_table(source.read_lines(official), where, "id is_train", int, {"0": 0, "1": 1}.__getitem__)
         _refuse([i for i in known if i not in part_of], known, f"{where} leaves out ids of {IMAGES}")
     else:
         print(f"{source.path} lacks {SPLIT}: every tenth picture by id is tested on, the others train.", flush=True)
@@ -83,14 +83,14 @@ def _ids(source, split, split_list, known):
     return chosen, "the user's split_list" if split_list is not None else f"the official {SPLIT}"
 
 
-def _landmarks(source, ids, pictures):
+def _read_landmarks(source, ids, pictures):
     """Landmarks and their names as fields of a Listing; none where one of the two files is missing."""
     path, path_of_names = source.find(LOCATIONS), source.find(PARTS)
     if path is None or path_of_names is None:
         return {}
-    names = _table(source.text(path_of_names), _where(source, path_of_names), "id name", int, str)
+    names = _parse_table(source.read_lines(path_of_names), _where(source, path_of_names), "id name", int, str)
     where, form = _where(source, path), "image_id part_id x y visible"
-    locations = _table(source.text(path), where, form, int, int, float, float, {"0": False, "1": True}.__getitem__)
+    locations = _parse_table(source.read_lines(path), where, form, int, int, float, float, {"0": False, "1": True}.__getitem__)
     _refuse([i for i, _ in locations if i not in pictures], locations, f"{where} names ids that {IMAGES} lacks")
     _refuse([part for _, part in locations if part not in names], locations, f"{where} names parts that {PARTS} lacks")
     landmarks = np.full((len(ids), len(names), 2), np.nan)
@@ -101,8 +101,8 @@ def _landmarks(source, ids, pictures):
     return {"landmarks": landmarks, "landmark_names": tuple(names.values())}
 
 
-def _table(lines, where, form, *kinds):
-    """{id: what follows it} of a list's lines; `form` names the fields, those that end in id are the key."""
+def _parse_table(lines, where, form, *kinds):
+    """{id: what follows it} of a list's lines. `form` names the fields; those that end in id are the key."""
     rows, n_ids = {}, sum(field.endswith("id") for field in form.split())
     for number, line in enumerate(lines, 1):
         fields = line.strip().split(maxsplit=len(kinds) - 1)  # the last field may hold spaces

@@ -47,7 +47,7 @@ def open_upright(source):
 
     source  bytes of a file, or its path
     Returns an RGB PIL image, turned as EXIF says, transparent pixels over white. 16 bit grey keeps its full
-    range; other grey of more than 8 bits is scaled by the range it uses.
+    range. Other grey of more than 8 bits is scaled by the range it uses.
     Raises ValueError with the reason when it cannot be read.
     """
     return _decode(source)[0]
@@ -55,8 +55,8 @@ def open_upright(source):
 
 def read_square(source, image_size, crop, upright=True):
     """The square (S, S, 3) and the picture's own (width, height); `upright` turns it as EXIF says."""
-    # JPEG decodes at 1/2, 1/4 or 1/8 where that leaves four pixels or more, each way, for one of the square:
-    # an eighth of the time for a 12 megapixel photo, and colours change by less than 1 of 255 on average.
+    # JPEG decodes at 1/2, 1/4 or 1/8 where that leaves four pixels or more, each way, for one of the square.
+    # A 12 megapixel photo takes an eighth of the time, and colours change by less than 1 of 255 on average.
     picture, size = _decode(source, smallest=4 * image_size, upright=upright)
     (width, height), side = picture.size, min(picture.size)
     left, top = (width - side) / 2, (height - side) / 2
@@ -100,7 +100,7 @@ def index_labels(mask, resize):
 
 
 def _decode(source, smallest=None, upright=True):
-    """The upright RGB picture, `smallest` or more wide and high if it was, and its own (width, height)."""
+    """The upright RGB picture and its own (width, height). JPEG may come smaller, down to `smallest` each way."""
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if not data:
@@ -161,15 +161,15 @@ def reason(error):
 def in_parallel(work, n, doing="read", things="pictures"):
     """[work(0), ..., work(n - 1)], with a line every few seconds; an error stops it.
 
-    In processes where they can be forked and pay: threads wait for the interpreter now and then. What work changes in
-    memory is lost there, but for maps of files; what it returns is not.
+    It runs in processes where they can be forked and pay, because threads wait for the interpreter now and then. What
+    work changes in memory is then lost, except in maps of files. What it returns is kept.
     """
     Image.init()  # in one thread: it imports Pillow's formats
     results, waiting, start = [], collections.deque(), time.monotonic()
     printed = start
     with warnings.catch_warnings(), _pool(work, n) as submit:
         warnings.simplefilter("ignore")  # large pictures and odd EXIF are read all the same
-        for first in [*range(0, n, AHEAD), n]:  # all at once, a million would wait as objects
+        for first in [*range(0, n, AHEAD), n]:  # not all at once: a million would wait as objects
             waiting.append(submit(range(first, min(first + AHEAD, n))))
             for result in waiting.popleft() if len(waiting) > 1 else ():
                 results.append(result)
@@ -177,6 +177,13 @@ def in_parallel(work, n, doing="read", things="pictures"):
                     printed = time.monotonic()
                     print(f"{doing} {len(results):,} of {n:,} {things} in {printed - start:.0f} s", flush=True)
     return results
+
+
+_work = None  # what a forked process works on: it finds it here, because functions within functions cannot be sent
+
+
+def _call_work(i):
+    return _work(i)
 
 
 @contextlib.contextmanager
@@ -188,7 +195,7 @@ def _pool(work, n):
         with ThreadPoolExecutor(min(MAX_THREADS, n_workers)) as pool:
             yield lambda rows: pool.map(work, rows)
         return
-    _work = work  # a forked process finds it here: functions within functions cannot be sent
+    _work = work
     try:
         ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # the parent stops them
         with ProcessPoolExecutor(n_workers, multiprocessing.get_context("fork"), **ignore) as pool:
@@ -198,10 +205,3 @@ def _pool(work, n):
                         "of outputs/; make room, or set GANSEG_OUTPUTS to a larger disk.") from None
     finally:
         _work = None
-
-
-_work = None
-
-
-def _call_work(i):
-    return _work(i)

@@ -29,15 +29,15 @@ PUBLISHED = {"train": 6_149, "test": 1_020}
 KEYS = {"train": "tstid", "test": "trnid"}
 
 
-def read(source, split, cfg):
-    """One split, with masks where segmim/ is there; all test pictures must have one then.
+def list_split(source, split, cfg):
+    """One split, with masks where segmim/ is there. All test pictures must have one then.
 
     Returns a Listing. Raises UserError when the pictures, setid.mat or masks of test pictures are missing or damaged.
     """
     folder, segmim = source.folder("jpg"), source.folder("segmim")
     if folder is None:
         raise source.error("lacks jpg/, a folder of pictures.")
-    ids, there = _ids(source, KEYS[split]), set(source.names)
+    ids, there = _read_ids(source, KEYS[split]), set(source.names)
     names = [f"{folder}image_{i:05d}.jpg" for i in ids]
     source.check_all_in(there, names, f"pictures of {KEYS[split]} in {SPLIT_FILE}")
     if segmim is None:
@@ -68,7 +68,7 @@ def download(folder, reader):
     torchvision.datasets.utils.download_and_extract_archive(SEGMENTATIONS, folder)
 
 
-def _ids(source, key):
+def _read_ids(source, key):
     path = source.find(SPLIT_FILE)
     if path is None:
         raise source.error(f"lacks {SPLIT_FILE}.")

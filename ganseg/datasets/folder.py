@@ -1,4 +1,4 @@
-"""Own pictures, nested, of any size and mode; with masks/ and landmarks.csv beside them, a data set to test on.
+"""Own pictures of any size and mode, in subfolders too. With masks/ or landmarks.csv beside them they can be tested on.
 
 masks/NAME.png  labels of the picture NAME: 0 background, 1 to 255 parts; grey or palette, of the picture's size
 landmarks.csv   columns file, optionally split (train or test), and NAME_x, NAME_y of each landmark in pixels;
@@ -26,12 +26,12 @@ TABLE = "landmarks.csv"
 N_TEST = 500  # pictures shown where nothing is annotated
 
 
-def read(source, split, cfg):
+def list_split(source, split, cfg):
     """One split of a source of own pictures.
 
-    The table's column `split` divides them; a picture that it does not name is for training. Without that column,
+    The table's column `split` divides them. A picture that it does not name is for training. Without that column,
     every second annotated picture is for testing. Without annotations nothing can be tested on: "train" is all
-    pictures, and "test", for showing detections, an even spread of 500 of them.
+    pictures, and "test" an even spread of 500 of them, on which to show detections.
     Returns a Listing. Raises UserError when there is no picture, or a table or mask does not fit.
     """
     if source.path.is_file() and is_picture(source.path.name):
@@ -43,7 +43,7 @@ def read(source, split, cfg):
         raise source.error(f"holds no png in {folder}; masks are grey or palette png, and pictures lie elsewhere.")
     if not names:
         raise source.error(NO_PICTURES)
-    mask_of = _match(source, names, masks, folder) if masks else {}
+    mask_of = _match_masks(source, names, masks, folder) if masks else {}
     table = _read_table(source, set(names))
     chosen, split_by = _choose(names, split, mask_of, table)
     annotations = {"upright": True, "split_by": split_by}
@@ -62,7 +62,7 @@ def read(source, split, cfg):
 
 
 def _choose(names, split, mask_of, table):
-    """The pictures of a split, and what it was made by."""
+    """The pictures of a split, and what the split was made by."""
     if table and table["split"]:
         return [name for name in names if table["split"].get(name, "train") == split], TABLE
     annotated = [name for name in names if name in mask_of or (table and name in table["landmarks"])]
@@ -73,8 +73,8 @@ def _choose(names, split, mask_of, table):
     return [names[i * len(names) // n] for i in range(n)], "nothing: test pictures are training pictures too"
 
 
-def _match(source, names, masks, folder):
-    """Picture -> mask: by path (an images/ beside masks/ left out), else by file name where that is unique."""
+def _match_masks(source, names, masks, folder):
+    """{picture: its mask}, matched by path (an images/ beside masks/ left out), else by file name where that is unique."""
     top = folder[: -len("masks/")]
     by_path, by_stem = {}, {}
     for name in names:
@@ -103,7 +103,7 @@ def _read_table(source, pictures):
     if path is None:
         return None
     top = path[: -len(TABLE)]
-    reader = csv.DictReader(source.text(path))
+    reader = csv.DictReader(source.read_lines(path))
     columns = reader.fieldnames or []
     names = tuple(c[:-2] for c in columns if c.endswith("_x") and c[:-2] + "_y" in columns)
     if "file" not in columns or not names:

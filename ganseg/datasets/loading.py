@@ -1,4 +1,4 @@
-"""The pictures of a data set: its reader lists them, the cache decodes them once."""
+"""The pictures of a data set. Its reader lists them, and the cache decodes them once."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ READERS = {
     "taichi": taichi,
     "cub": cub,
     "flowers": flowers,
-}  # the reader creatures draws its pictures
+}  # but for creatures, which are drawn
 SPLITS = ("train", "fit", "test")
 N_CREATURES = {"train": 10_000, "test": 500}
 CREATURES_SEED = 0  # fixed, so that every run is tested on the same pictures
 
 
 def load_pictures(cfg, split, limit=None, check_all=False):
-    """The pictures of one split, decoded at cfg.image_size once and mapped from the cache ever after.
+    """The pictures of one split, decoded once at cfg.image_size and mapped from the cache ever after.
 
     cfg        a config, or anything with the fields of DataConfig
     split      "train", "test", or "fit": the training pictures that regressions and matching are fitted on
@@ -37,26 +37,26 @@ def load_pictures(cfg, split, limit=None, check_all=False):
         raise ValueError(f"split is {split!r}; allowed: {', '.join(SPLITS)}")
     most = cfg.max_test_pictures if split == "test" else cfg.max_train_pictures
     if cfg.reader == "creatures":
-        return _draw("test" if split == "test" else "train", most, limit, cfg.image_size)
+        return _draw_creatures("test" if split == "test" else "train", most, limit, cfg.image_size)
     pictures = _from_cache(cfg, "test" if split == "test" else "train", most, check_all)
     rows = pictures.fit if split == "fit" and pictures.fit is not None else np.arange(len(pictures))
-    return pictures.take(rows[spread(len(rows), limit)])
+    return pictures.take(rows[spread_rows(len(rows), limit)])
 
 
-def spread(n, limit):
+def spread_rows(n, limit):
     """Indices of at most `limit` of n things, evenly spread; None: of all."""
     k = n if limit is None else min(n, limit)
     return np.arange(k) * n // max(k, 1)
 
 
-def _limited(listing, most):
-    """At most so many rows, and at most so many of those to fit on, which can be few among many."""
+def _limited_rows(listing, most):
+    """At most so many rows of a listing, and as many of those to fit on, which can be few among many."""
     fit = np.flatnonzero(np.ones(len(listing.names)) if listing.fit is None else listing.fit)
-    return np.union1d(spread(len(listing.names), most), fit[spread(len(fit), most)])
+    return np.union1d(spread_rows(len(listing.names), most), fit[spread_rows(len(fit), most)])
 
 
-def _draw(split, most, limit, image_size):
-    """The first creatures of a split: there is no end of them."""
+def _draw_creatures(split, most, limit, image_size):
+    """The first creatures of a split, which has no end."""
     n = min(N_CREATURES[split] if most is None else most, limit or most or N_CREATURES[split])
     images, labels, keypoints = creatures.draw(range(n), split, CREATURES_SEED, image_size)
     names = [f"{split}-{i:05d}" for i in range(n)]
@@ -78,31 +78,31 @@ def _from_cache(cfg, split, most, check_all):
         source = Source(path, archives=reader.ARCHIVES, scratch=root)
         try:
             check_layout(source, cfg.reader)
-            listing = reader.read(source, split, cfg)
+            listing = reader.list_split(source, split, cfg)
             if not listing.names:
                 raise source.error(f"holds no picture of the split {split}.")
         except BaseException:
             source.close()
             raise
-        return source, listing.take(_limited(listing, most))
+        return source, listing.take(_limited_rows(listing, most))
 
     return cache.open_or_build(root / f"{split}-{digest}", make, cfg.image_size, cfg.crop, check_all)
 
 
 def wanted_files(reader):
-    """The layout that a reader looks for, a list of base.Wanted."""
+    """The files and folders that a reader looks for, a list of base.Wanted."""
     return READERS[reader].WANTED_ALIGNED if reader == "celeba_aligned" else READERS[reader].WANTED
 
 
 def published_counts(cfg):
-    """Pictures per split as published, where they are."""
+    """{split: number of pictures as published}, where numbers are published."""
     if cfg.reader in ("creatures", "celeba_aligned") or (cfg.reader == "cub" and not cfg.split_list):
         return {}  # CUB's published numbers are those of a list
     return READERS[cfg.reader].PUBLISHED
 
 
 def check_layout(source, reader):
-    """Raise UserError naming every required file that is missing."""
+    """Raise UserError that names every required file that is missing."""
     missing = [w.name for w in wanted_files(reader) if w.required and not source.has(w)]
     if missing:
         raise source.error(f"lacks {', '.join(missing)}; {READERS[reader].OBTAIN}.")

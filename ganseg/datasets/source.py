@@ -1,4 +1,4 @@
-"""Files of a folder, zip or tar by their path within, opened with care: sources come from anywhere."""
+"""Files of a folder, zip or tar by their path within. They are opened with care: sources come from anywhere."""
 
 import errno
 import hashlib
@@ -53,12 +53,12 @@ def fingerprint(path):
 
 
 class Source:
-    """A folder, zip, tar or single picture, as files by name; a context manager, as a tar is unpacked for the time.
+    """A folder, zip, tar or single picture, as files by name. A tar is unpacked until the context ends.
 
     path      of the source
     called    the parameter, for messages
-    archives  {name: folder}: archives inside a folder whose content counts as lying beside them, and what each
-              unpacks to: where that is there already, the archive is left alone
+    archives  {name: folder}: archives inside a folder, whose content counts as lying beside them, and the folder that
+              each unpacks to. Where that is there already, the archive is left alone.
     scratch   where tars are unpacked; None: the system's folder for temporary files
     Raises UserError when it is missing, damaged, unsafe or of another kind.
     """
@@ -81,7 +81,7 @@ class Source:
             raise
         names = {name for mount in self._mounts for name in mount.names}
         self.names = sorted(name for name in names if not _is_clutter(name))
-        self._finalizer = weakref.finalize(self, _remove, self._temporary)  # also where nobody closes it
+        self._finalizer = weakref.finalize(self, _remove, self._temporary)  # where nobody closes it
 
     def __enter__(self):
         return self
@@ -98,11 +98,11 @@ class Source:
             return file.read()
 
     def open(self, name):
-        """A file opened for reading bytes; of a folder, what is not read stays on the disk."""
+        """A file opened for reading bytes. In a folder, what is not read stays on the disk."""
         mount = next(mount for mount in self._mounts if name in mount)
         return mount.open(name)
 
-    def text(self, name):
+    def read_lines(self, name):
         """A text file's lines, without a byte order mark. Raises UserError when it is damaged."""
         try:
             return self.read(name).decode("utf-8-sig", "replace").splitlines()
@@ -227,7 +227,7 @@ def _unpack(path, folder, called):
 
 
 def _walk(root, prefix="", seen=frozenset()):
-    """(name, stat) of all files below a folder but clutter, by folder; links are followed, but not in a circle."""
+    """(name, stat) of all files below a folder but clutter, sorted. Links are followed, but not in a circle."""
     here = os.path.realpath(root)
     if here in seen:
         return
@@ -257,7 +257,7 @@ def _is_clutter(name):
 
 
 def printable(name):
-    """A file name that can be printed: those that are not UTF-8 cannot."""
+    """A file name in a form that can be printed, which names that are not UTF-8 cannot."""
     return name.encode("utf-8", "replace").decode()
 
 

@@ -55,8 +55,8 @@ ALLOWED = {(module, name) for module, names in {
 }.items() for name in names.split()}  # fmt: skip
 
 
-def read(source, split, cfg):
-    """One split: "train" is the frames of train/ and those that the regression is fitted on, "test" the test frames.
+def list_split(source, split, cfg):
+    """One split: "train" is the frames of train/ and those that regressions are fitted on, "test" the test frames.
 
     Returns a Listing. Raises UserError when a file is missing, malformed or unsafe, or names frames that are not there.
     """
@@ -67,16 +67,17 @@ def read(source, split, cfg):
     shown = [name for name in pictures if name.startswith(beside)]
     if not shown:
         raise source.error(f"lacks {beside}, a folder of pictures.")
-    files, landmarks = _read_table(source, TABLES[split])
-    # Names may repeat in eval_images/taichi/train/ and test/: the split's own folder first.
-    frames = _match(source, files, f"frames of {TABLES[split]}", evaluation, prefix=f"{split}/")
+    names, landmarks = _read_table(source, TABLES[split])
+    # Names may repeat in eval_images/taichi/train/ and test/. The split's own folder comes first.
+    frames = _find_pictures(source, names, f"frames of {TABLES[split]}", evaluation, prefix=f"{split}/")
     facts = {"landmark_names": JOINTS, "frame_px": FRAME_PX}
     if split == "train":
-        # The GAN sees the frames that regressions are fitted on too: they come from the training videos.
+        # The GAN sees the frames to fit on too: they come from the training videos.
         landmarks = np.concatenate([np.full((len(shown), N_JOINTS, 2), np.nan), landmarks])
         return Listing(shown + frames, landmarks=landmarks, fit=np.arange(len(landmarks)) >= len(shown), **facts)
     if masks_folder is not None:
-        masks = _match(source, [name.removeprefix(evaluation) for name in frames], "masks of test frames", masks_folder)
+        paths = [frame.removeprefix(evaluation) for frame in frames]
+        masks = _find_pictures(source, paths, "masks of test frames", masks_folder)
         facts |= {"masks": masks, "to_labels": to_labels, "only_foreground": True}
     return Listing(frames, landmarks=landmarks, **facts)
 
@@ -93,25 +94,25 @@ def to_labels(mask, resize):
     return np.asarray(resize(Image.fromarray(foreground.astype(np.uint8)), Image.Resampling.NEAREST))
 
 
-def _read_table(source, name):
+def _read_table(source, table):
     """File names and landmarks (N, 18, 2) of a pickled table, NaN where missing."""
-    path = source.find(name)
+    path = source.find(table)
     if path is None:
-        raise source.error(f"lacks {name}.")
+        raise source.error(f"lacks {table}.")
     columns = _unpickle(source, path)
     if not {"file_name", "value"} <= columns.keys():
         raise source.error(f"has the columns {', '.join(columns)} in {path}; it should have file_name and value.")
-    files, landmarks = [str(file).replace("\\", "/") for file in columns["file_name"]], []
-    for file, value in zip(files, columns["value"], strict=True):
+    names, landmarks = [str(name).replace("\\", "/") for name in columns["file_name"]], []
+    for name, value in zip(names, columns["value"], strict=True):
         try:
             points = np.asarray(value, np.float64)
         except (TypeError, ValueError):
             points = np.empty(0)
         if points.shape not in ((N_JOINTS, 2), (2 * N_JOINTS,)):
-            raise source.error(f"has a malformed value in {path}: that of {file} is not {N_JOINTS} joints x, y.")
+            raise source.error(f"has a malformed value in {path}: that of {name} is not {N_JOINTS} joints x, y.")
         landmarks.append(points.reshape(N_JOINTS, 2))
     landmarks = np.array(landmarks).reshape(-1, N_JOINTS, 2)
-    return files, np.where((landmarks == -1).any(axis=-1, keepdims=True), np.nan, landmarks)
+    return names, np.where((landmarks == -1).any(axis=-1, keepdims=True), np.nan, landmarks)
 
 
 def _unpickle(source, path):
@@ -141,7 +142,7 @@ def _unpickle(source, path):
         raise source.error(f"has a {path} that cannot be read as a pickled pandas table: {reason}.") from None
 
 
-def _match(source, names, what, folder, prefix=""):
+def _find_pictures(source, names, what, folder, prefix=""):
     """The picture in a folder for each name: the one that shares the longest ending with prefix + name."""
     known = {}
     for picture in source.pictures():
@@ -162,7 +163,7 @@ def _match(source, names, what, folder, prefix=""):
 
 
 def _endings(path):
-    """Of a/b.png: a/b.png, a/b, b.png and b, that is with and without the extension."""
+    """The endings of a path, with and without its extension: of a/b.png a/b.png, a/b, b.png and b."""
     parts = PurePosixPath(path).parts
     for ending in (PurePosixPath(*parts[first:]) for first in range(len(parts))):
         yield from dict.fromkeys((str(ending), str(ending.with_suffix(""))))

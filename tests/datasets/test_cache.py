@@ -17,7 +17,7 @@ from PIL import Image
 
 from ganseg import config, runs
 from ganseg.datasets import cache, decode
-from ganseg.datasets.loading import load_pictures as load
+from ganseg.datasets.loading import load_pictures
 from ganseg.devices import rng
 from ganseg.errors import UserError
 from ganseg.training.batches import Batches
@@ -52,26 +52,26 @@ def values(pictures):
 
 
 def test_pictures_are_decoded_once_and_mapped_ever_after(photos, built):
-    first, again = load(photos, "train"), load(photos, "train")
+    first, again = load_pictures(photos, "train"), load_pictures(photos, "train")
     assert len(built) == 1 and values(again) == list(range(12)) and torch.equal(first.images, again.images)
     assert list(again.names) == [f"{i:02}.png" for i in range(12)]
 
 
 @pytest.mark.parametrize("change", [{"image_size": 64}, {"crop": "center"}, {"max_train_pictures": 5}])
 def test_another_size_crop_or_number_has_a_cache_of_its_own(photos, built, change):
-    load(photos, "train")
-    load(photos.model_copy(update=change), "train")
-    load(photos, "train")
+    load_pictures(photos, "train")
+    load_pictures(photos.model_copy(update=change), "train")
+    load_pictures(photos, "train")
     assert len(built) == 2
 
 
 def test_a_picture_added_or_changed_in_the_source_is_noticed(photos, built, tmp_path):
-    load(photos, "train")
+    load_pictures(photos, "train")
     Image.new("L", (40, 30), 240).save(tmp_path / "photos" / "12.png")
-    assert values(load(photos, "train"))[-1] == 12 and len(built) == 2
+    assert values(load_pictures(photos, "train"))[-1] == 12 and len(built) == 2
     Image.new("L", (40, 30), 100).save(tmp_path / "photos" / "00.png")
     os.utime(tmp_path / "photos" / "00.png", (1, 1))
-    assert values(load(photos, "train"))[0] == 5 and len(built) == 3
+    assert values(load_pictures(photos, "train"))[0] == 5 and len(built) == 3
 
 
 def truncate(path):
@@ -93,23 +93,23 @@ def flip_an_early_byte(path):
 @pytest.mark.parametrize("name", ["images.npy", "names.npy", "crc.npy", "index.json"])
 @pytest.mark.parametrize("damage", [truncate, flip_the_last_byte, flip_an_early_byte, os.remove])
 def test_a_damaged_cache_is_noticed_and_built_again(photos, built, name, damage, capsys):
-    load(photos, "train")
+    load_pictures(photos, "train")
     damage(folders()[0] / name)
-    assert values(load(photos, "train")) == list(range(12)) and len(built) == 2
+    assert values(load_pictures(photos, "train")) == list(range(12)) and len(built) == 2
     assert ("is damaged" in capsys.readouterr().out) == ((name, damage) != ("index.json", os.remove))
-    load(photos, "train")
+    load_pictures(photos, "train")
     assert len(built) == 2
 
 
 def test_all_pictures_are_compared_with_their_checksums_when_asked(photos, built, monkeypatch):
     monkeypatch.setattr(cache, "CHECKED_ROWS", 2)
-    load(photos, "train")
+    load_pictures(photos, "train")
     images = np.load(folders()[0] / "images.npy", mmap_mode="r+")
     images[5] = 0
     images.flush()
-    load(photos, "train")
+    load_pictures(photos, "train")
     assert len(built) == 1  # the sixth of twelve is not among two
-    load(photos, "train", check_all=True)
+    load_pictures(photos, "train", check_all=True)
     assert len(built) == 2
 
 
@@ -119,21 +119,21 @@ def test_a_build_that_breaks_off_leaves_nothing_and_the_next_one_succeeds(photos
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(cache.zlib, "crc32", breaks_off)
-        load(photos, "train")
+        load_pictures(photos, "train")
     assert folders() == []
-    assert len(load(photos, "train")) == 12
+    assert len(load_pictures(photos, "train")) == 12
 
 
 def test_a_disk_without_room_is_named_before_anything_is_decoded(photos, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"12 pictures at 32 pixels need 0.0 GB in .*set GANSEG_OUTPUTS"):
-        load(photos, "train")
+        load_pictures(photos, "train")
     assert folders() == []
 
 
 def _count(photos, barrier, queue):
     barrier.wait()
-    queue.put(values(load(photos, "train")))
+    queue.put(values(load_pictures(photos, "train")))
 
 
 def test_two_processes_building_the_same_cache_do_no_harm(photos):
@@ -150,27 +150,27 @@ def test_two_processes_building_the_same_cache_do_no_harm(photos):
 
 def test_a_picture_that_cannot_be_read_leaves_the_others_in_their_places(photos, tmp_path):
     (tmp_path / "photos" / "03.png").write_bytes(b"")
-    pictures = load(photos, "train")
+    pictures = load_pictures(photos, "train")
     assert values(pictures) == [0, 1, 2, *range(4, 12)] and pictures.skipped == [("03.png", "the file is empty")]
-    assert load(photos, "train").skipped == pictures.skipped  # also from the cache
+    assert load_pictures(photos, "train").skipped == pictures.skipped  # also from the cache
 
 
 def test_an_even_spread_is_gathered_where_fewer_are_asked_for(photos):
-    assert values(load(photos, "train", limit=3)) == [0, 4, 8]
+    assert values(load_pictures(photos, "train", limit=3)) == [0, 4, 8]
 
 
 # --- batches ---
 
 
 def test_each_epoch_shows_every_picture_once_in_an_order_of_its_own(photos):
-    batches = Batches(load(photos, "train").images, photos, CPU)
+    batches = Batches(load_pictures(photos, "train").images, photos, CPU)
     seen = [((batches(step, rng(step))[:, 0, 0, 0] + 1) * 127.5 / 20).round().int().tolist() for step in range(6)]
     assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(12))
     assert seen[:3] != seen[3:]
 
 
 def test_a_step_shows_the_same_pictures_whatever_came_before(photos):
-    images = load(photos, "train").images
+    images = load_pictures(photos, "train").images
     in_order = Batches(images, photos, CPU)
     batches = [in_order(step, rng(step)) for step in range(5)]
     for step in (4, 1, 3):
@@ -178,7 +178,7 @@ def test_a_step_shows_the_same_pictures_whatever_came_before(photos):
 
 
 def test_pictures_on_the_device_and_streamed_ones_give_the_same_batches(photos):
-    images = load(photos, "train").images
+    images = load_pictures(photos, "train").images
     plain, ahead, resident = (Batches(images, photos, CPU) for _ in range(3))
     ahead.ahead, resident.resident = True, True
     for step in (0, 1, 2, 3, 1):  # back, too
@@ -216,12 +216,12 @@ def test_many_pictures_are_decoded_in_processes_to_the_same_rows(as_zip, tmp_pat
         source = shutil.make_archive(str(tmp_path / "photos"), "zip", photos)
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "threads"))
     cfg = config.load("folder", source=str(source), image_size=32)
-    in_threads = load(cfg, "train")
+    in_threads = load_pictures(cfg, "train")
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "processes"))
     monkeypatch.setattr(decode, "MANY", 10)
     monkeypatch.setattr(decode, "AHEAD", 16)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    in_processes = load(cfg, "train")
+    in_processes = load_pictures(cfg, "train")
     assert torch.equal(in_threads.images, in_processes.images) and len(in_processes) == 39
     assert list(in_threads.names) == list(in_processes.names) and in_processes.skipped == in_threads.skipped
 

@@ -18,7 +18,7 @@ from PIL import Image
 from ganseg import config, runs
 from ganseg.datasets import decode
 from ganseg.datasets import source as files
-from ganseg.datasets.loading import load_pictures as load
+from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -220,7 +220,7 @@ def test_read_picture_takes_a_path_and_gives_the_reason_it_cannot(tmp_path):
 
 
 def test_a_folder_lists_every_extension_sorted_without_hidden_files(photos):
-    pictures = load(cfg(source=photos), "train")
+    pictures = load_pictures(cfg(source=photos), "train")
     names = ["a.jpg", "b.JPEG", "g.TIFF", "sub/c.Png", "sub/d.webp", "sub/deep/e.BMP", "sub/f.tif"]
     assert list(pictures.names) == names and pictures.skipped == [] and len(pictures) == 7
     assert pictures.images.shape == (7, 3, 32, 32) and pictures.images.dtype == torch.uint8
@@ -230,8 +230,8 @@ def test_a_folder_lists_every_extension_sorted_without_hidden_files(photos):
 
 
 def test_a_zip_is_read_like_its_folder(photos, tmp_path):
-    from_folder = load(cfg(source=photos), "train")
-    from_zip = load(cfg(source=zipped(photos, tmp_path / "photos.zip")), "train")
+    from_folder = load_pictures(cfg(source=photos), "train")
+    from_zip = load_pictures(cfg(source=zipped(photos, tmp_path / "photos.zip")), "train")
     assert list(from_zip.names) == list(from_folder.names)
     assert torch.equal(from_zip.images, from_folder.images)
 
@@ -244,7 +244,7 @@ def test_unreadable_pictures_are_skipped_and_named(photos, recwarn, capfd):
         bad[f"cut.{name}"] = encoded(noise, name)[:900]
     for name, data in bad.items():
         (photos / "sub" / name).write_bytes(data)
-    pictures = load(cfg(source=photos), "train")
+    pictures = load_pictures(cfg(source=photos), "train")
     reasons = dict(pictures.skipped)
     assert sorted(reasons) == sorted(f"sub/{name}" for name in bad) and len(pictures) == 7
     assert reasons["sub/empty.png"] == "the file is empty"
@@ -257,7 +257,7 @@ def test_unreadable_pictures_are_skipped_and_named(photos, recwarn, capfd):
 def test_a_picture_of_too_many_pixels_is_skipped(photos, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     (photos / "huge.png").write_bytes(encoded(halves(size=(60, 60))))
-    (name, reason), = load(cfg(source=photos), "train").skipped
+    (name, reason), = load_pictures(cfg(source=photos), "train").skipped
     assert name == "huge.png" and "3600 pixels" in reason
 
 
@@ -269,17 +269,17 @@ def test_damaged_members_of_a_zip_are_skipped(photos, tmp_path, monkeypatch):
     data = bytearray(path.read_bytes())
     data[60] ^= 255
     path.write_bytes(data)
-    pictures = load(cfg(source=path), "train")
+    pictures = load_pictures(cfg(source=path), "train")
     assert list(pictures.names) == ["good.png"] and "CRC" in dict(pictures.skipped)["bad.png"]
     monkeypatch.setattr(files, "MAX_BYTES", 10)
     with pytest.raises(UserError, match="bytes are too many"):
-        load(cfg(source=path, image_size=64), "train")
+        load_pictures(cfg(source=path, image_size=64), "train")
 
 
 def test_names_with_backslashes_in_a_zip_are_paths(tmp_path):
     with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
         archive.writestr("photos\\a.png", encoded(halves()))
-    assert list(load(cfg(source=tmp_path / "windows.zip"), "train").names) == ["photos/a.png"]
+    assert list(load_pictures(cfg(source=tmp_path / "windows.zip"), "train").names) == ["photos/a.png"]
 
 
 def test_links_are_followed_once(photos):
@@ -290,18 +290,18 @@ def test_links_are_followed_once(photos):
 def test_limits_spread_evenly_over_the_sorted_listing(tmp_path):
     for i in range(10):
         (tmp_path / f"{i}.png").write_bytes(encoded(halves(size=(4, 2))))
-    assert list(load(cfg(source=tmp_path), "train", limit=5).names) == [f"{i}.png" for i in (0, 2, 4, 6, 8)]
-    assert list(load(cfg(source=tmp_path, max_train_pictures=3), "train").names) == ["0.png", "3.png", "6.png"]
-    assert list(load(cfg(source=tmp_path, max_train_pictures=3), "train", limit=1).names) == ["0.png"]
-    assert len(load(cfg(source=tmp_path, max_train_pictures=3), "test")) == 10
-    assert len(load(cfg(source=tmp_path, max_test_pictures=99), "test", limit=99)) == 10
+    assert list(load_pictures(cfg(source=tmp_path), "train", limit=5).names) == [f"{i}.png" for i in (0, 2, 4, 6, 8)]
+    assert list(load_pictures(cfg(source=tmp_path, max_train_pictures=3), "train").names) == ["0.png", "3.png", "6.png"]
+    assert list(load_pictures(cfg(source=tmp_path, max_train_pictures=3), "train", limit=1).names) == ["0.png"]
+    assert len(load_pictures(cfg(source=tmp_path, max_train_pictures=3), "test")) == 10
+    assert len(load_pictures(cfg(source=tmp_path, max_test_pictures=99), "test", limit=99)) == 10
 
 
 def test_one_picture_is_a_listing_for_detection_and_no_source(photos):
     (name, opener), = files.list_pictures(photos / "a.jpg", "PHOTOS")
     assert name == "a.jpg" and decode.open_upright(opener()).size == (48, 24)
     with pytest.raises(UserError, match="source: .* is one picture; it should be a folder or zip"):
-        load(cfg(source=photos / "a.jpg"), "train")
+        load_pictures(cfg(source=photos / "a.jpg"), "train")
 
 
 def test_a_relative_source_is_looked_for_here_then_in_the_project(photos, tmp_path, monkeypatch):
@@ -309,10 +309,10 @@ def test_a_relative_source_is_looked_for_here_then_in_the_project(photos, tmp_pa
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     monkeypatch.setattr("ganseg.files.ROOT", tmp_path)
-    assert len(load(cfg(source="photos"), "train")) == 7
+    assert len(load_pictures(cfg(source="photos"), "train")) == 7
     (elsewhere / "photos").mkdir()
     (elsewhere / "photos" / "one.png").write_bytes(encoded(halves()))
-    assert list(load(cfg(source="photos"), "train").names) == ["one.png"]
+    assert list(load_pictures(cfg(source="photos"), "train").names) == ["one.png"]
 
 
 def test_what_is_wrong_with_a_source_is_said(tmp_path):
@@ -329,20 +329,20 @@ def test_what_is_wrong_with_a_source_is_said(tmp_path):
              "bad": "source: none of 1 pictures can be read; a.jpg: the file is empty."}
     for name, message in wrong.items():
         with pytest.raises(UserError, match=message):
-            load(cfg(source=name and tmp_path / name), "train")
+            load_pictures(cfg(source=name and tmp_path / name), "train")
     with pytest.raises(UserError, match="PHOTOS: there is no .*nowhere"):
         files.list_pictures(tmp_path / "nowhere", "PHOTOS")
 
 
 def test_reading_a_large_folder_prints_its_progress(photos, monkeypatch, capsys):
     monkeypatch.setattr(decode, "PROGRESS_EVERY_S", -1)
-    load(cfg(source=photos), "train")
+    load_pictures(cfg(source=photos), "train")
     assert "read 7 of 7 pictures in 0 s" in capsys.readouterr().out
 
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="split is 'val'; allowed: train, fit, test"):
-        load(cfg(), "val")
+        load_pictures(cfg(), "val")
 
 
 # --- faces ---
@@ -363,7 +363,7 @@ def faces(path, lines=FACES, names="ABC", sizes=((128, 128),) * 3):
 
 def test_landmarks_of_faces_put_the_outer_pixels_at_one(tmp_path):
     source = faces(tmp_path / "lfw.zip")
-    train, test = (load(cfg("folder", source, image_size=128), split) for split in ("train", "test"))
+    train, test = (load_pictures(cfg("folder", source, image_size=128), split) for split in ("train", "test"))
     assert list(train.names) == ["images/A.jpg", "images/C.jpg"] and list(test.names) == ["images/B.jpg"]
     assert train.landmark_names == LANDMARKS and train.eyes == (0, 1)
     assert train.landmarks.dtype == torch.float32
@@ -371,25 +371,25 @@ def test_landmarks_of_faces_put_the_outer_pixels_at_one(tmp_path):
     assert train.landmarks[0].numpy() == pytest.approx(corners, abs=1e-6)
     assert test.landmarks[0, 0].tolist() == pytest.approx([2 * 10 / 127 - 1, 2 * 20 / 127 - 1], abs=1e-6)
     assert test.landmarks[0, 3].isnan().all() and not test.landmarks[0, 4].isnan().any()
-    assert list(load(cfg("folder", source), "train", limit=1).names) == ["images/A.jpg"]
-    assert load(cfg("folder", source, max_train_pictures=1), "train").landmarks.shape == (1, 5, 2)
+    assert list(load_pictures(cfg("folder", source), "train", limit=1).names) == ["images/A.jpg"]
+    assert load_pictures(cfg("folder", source, max_train_pictures=1), "train").landmarks.shape == (1, 5, 2)
 
 
 def test_faces_unpacked_are_read_like_the_zip(tmp_path):
     source = faces(tmp_path / "lfw.zip")
     with zipfile.ZipFile(source) as archive:
         archive.extractall(tmp_path / "lfw")
-    a, b = load(cfg("folder", source), "train"), load(cfg("folder", tmp_path / "lfw"), "train")
+    a, b = load_pictures(cfg("folder", source), "train"), load_pictures(cfg("folder", tmp_path / "lfw"), "train")
     assert torch.equal(a.images, b.images) and torch.equal(a.landmarks, b.landmarks)
 
 
 def test_landmarks_follow_the_size_of_the_picture_and_the_crop(tmp_path):
     lines = [HEADER, "images/A.jpg,train,0,0,40,20,20,10,10,0,30,20"]
     source = faces(tmp_path / "lfw.zip", lines, sizes=((41, 21),) * 3)
-    squeezed = load(cfg("folder", source), "train").landmarks[0]  # pixel x at 32 x / 41, y at 32 y / 21, of 31
+    squeezed = load_pictures(cfg("folder", source), "train").landmarks[0]  # pixel x at 32 x / 41, y at 32 y / 21, of 31
     pixels = np.array([[0, 0], [40, 20], [20, 10], [10, 0], [30, 20]])
     assert squeezed.numpy() == pytest.approx(2 * pixels * [32 / 41, 32 / 21] / 31 - 1, abs=1e-6)
-    cropped = load(cfg("folder", source, crop="center"), "train").landmarks[0]  # 10 pixels cut off left and right
+    cropped = load_pictures(cfg("folder", source, crop="center"), "train").landmarks[0]  # 10 pixels cut off left and right
     assert cropped.numpy() == pytest.approx(2 * (pixels - [10, 0]) * 32 / 21 / 31 - 1, abs=1e-6)
 
 
@@ -397,7 +397,7 @@ def test_landmarks_stay_with_their_pictures_when_one_is_unreadable(tmp_path):
     source = tmp_path / "lfw.zip"
     with zipfile.ZipFile(faces(source, names="BC"), "a") as archive:
         archive.writestr("images/A.jpg", b"")
-    pictures = load(cfg("folder", source), "train")
+    pictures = load_pictures(cfg("folder", source), "train")
     assert list(pictures.names) == ["images/C.jpg"] and pictures.skipped == [("images/A.jpg", "the file is empty")]
     assert pictures.landmarks[0, 0].tolist() == pytest.approx([2 * 32 / 128 / 31 - 1] * 2, abs=1e-6)
 
@@ -412,7 +412,7 @@ def test_landmarks_stay_with_their_pictures_when_one_is_unreadable(tmp_path):
 ])
 def test_what_is_wrong_with_the_table_of_faces_is_said(tmp_path, lines, names, message):
     with pytest.raises(UserError, match="^source: .*" + message):
-        load(cfg("folder", faces(tmp_path / "lfw.zip", lines, names)), "train")
+        load_pictures(cfg("folder", faces(tmp_path / "lfw.zip", lines, names)), "train")
 
 
 def annotated(root, names="abcdef", masked="abcd"):
@@ -428,13 +428,13 @@ def annotated(root, names="abcdef", masked="abcd"):
 
 def test_every_second_picture_with_a_mask_is_for_testing_and_the_others_fit(tmp_path):
     source = annotated(tmp_path / "own")
-    train, fit, test = (load(cfg(source=source), split) for split in ("train", "fit", "test"))
+    train, fit, test = (load_pictures(cfg(source=source), split) for split in ("train", "fit", "test"))
     assert [n[7] for n in train.names] == [*"acef"] and [n[7] for n in fit.names] == [*"ac"]
     assert [n[7] for n in test.names] == [*"bd"]
     assert fit.labels.shape == (2, 32, 32) and not fit.only_foreground
     assert (test.labels[:, :, :16] == 0).all() and (test.labels[:, :, 16:] == 7).all()
-    assert (load(cfg(source=source, crop="center"), "test").labels[0, :, 15:17] == torch.tensor([0, 7])).all()
-    assert load(cfg(source=zipped(source, tmp_path / "own.zip")), "test").labels.equal(test.labels)
+    assert (load_pictures(cfg(source=source, crop="center"), "test").labels[0, :, 15:17] == torch.tensor([0, 7])).all()
+    assert load_pictures(cfg(source=zipped(source, tmp_path / "own.zip")), "test").labels.equal(test.labels)
 
 
 def test_a_mask_belongs_to_the_picture_of_its_path_else_of_its_name(tmp_path):
@@ -442,11 +442,11 @@ def test_a_mask_belongs_to_the_picture_of_its_path_else_of_its_name(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         file = tmp_path / folder / ("a.jpg" if "images" in folder else "a.png")
         file.write_bytes(encoded(halves()) if "images" in folder else encoded(halves(0, int("y" in folder) + 1, "L")))
-    both = load(cfg(source=tmp_path), "fit"), load(cfg(source=tmp_path), "test")
+    both = load_pictures(cfg(source=tmp_path), "fit"), load_pictures(cfg(source=tmp_path), "test")
     assert [(p.names[0], int(p.labels.max())) for p in both] == [("images/x/a.jpg", 1), ("images/y/a.jpg", 2)]
     (tmp_path / "masks" / "a.png").write_bytes((tmp_path / "masks" / "x" / "a.png").read_bytes())
     with pytest.raises(UserError, match=r"several pictures for the mask masks/a.png: images/x/a.jpg, images/y/a.jpg"):
-        load(cfg(source=tmp_path), "test")
+        load_pictures(cfg(source=tmp_path), "test")
 
 
 @pytest.mark.parametrize(("mask", "message"), [
@@ -458,14 +458,14 @@ def test_a_mask_that_does_not_fit_is_named_and_no_cache_is_left(tmp_path, mask, 
     source = annotated(tmp_path / "own")
     (source / "masks" / "b.png").write_bytes(mask)
     with pytest.raises(UserError, match=message):
-        load(cfg(source=source), "test")
+        load_pictures(cfg(source=source), "test")
     assert [path.suffix for path in runs.cache_folder("folder").iterdir()] == [".lock"]
 
 
 def test_masks_of_other_names_than_the_pictures_are_an_error(tmp_path):
     annotated(tmp_path, masked="xyz")
     with pytest.raises(UserError, match=r"holds 3 masks in masks/, none named as a picture; the first is masks/x.png"):
-        load(cfg(source=tmp_path), "train")
+        load_pictures(cfg(source=tmp_path), "train")
 
 
 def test_masks_of_another_kind_are_not_taken_for_pictures(tmp_path):
@@ -473,7 +473,7 @@ def test_masks_of_another_kind_are_not_taken_for_pictures(tmp_path):
     (source / "masks").mkdir()
     (source / "masks" / "a.bmp").write_bytes(encoded(halves(0, 7, "L"), "BMP"))
     with pytest.raises(UserError, match="holds no png in masks/"):
-        load(cfg(source=source), "train")
+        load_pictures(cfg(source=source), "train")
 
 
 def test_a_near_square_portrait_that_is_decoded_smaller_keeps_its_size(tmp_path):
@@ -485,7 +485,7 @@ def test_where_only_some_have_masks_the_others_are_known_to_have_none(tmp_path):
     source = annotated(tmp_path / "own")
     rows = [f"images/{name}.jpg,test,4,5" for name in "abcdef"]
     (source / "landmarks.csv").write_text("\n".join(["file,split,nose_x,nose_y", *rows]))
-    test = load(cfg(source=source), "test")
+    test = load_pictures(cfg(source=source), "test")
     assert test.masked.tolist() == [True] * 4 + [False] * 2
 
 
@@ -493,12 +493,12 @@ def test_landmarks_outside_their_picture_count_as_missing_and_are_named(tmp_path
     rows = [f"images/{i:03}.jpg,train,{'400' if i == 7 else '4'},5" for i in range(150)]
     lines = ["file,split,nose_x,nose_y", *rows]
     source = faces(tmp_path / "a.zip", lines, [f"{i:03}" for i in range(150)], [(48, 24)] * 150)
-    landmarks = load(cfg(source=source), "train").landmarks
+    landmarks = load_pictures(cfg(source=source), "train").landmarks
     assert landmarks[7].isnan().all() and not landmarks[8].isnan().any()
     assert "nose of images/007.jpg: (400, 5) in 48 x 24 pixels; they count as missing" in capsys.readouterr().out
     lines[1:] = [row.replace(",4,5", ",4,500") for row in rows]
     with pytest.raises(UserError, match=r"150 landmarks lie outside .* images/000.jpg: \(4, 500\) in 48 x 24"):
-        load(cfg(source=faces(tmp_path / "b.zip", lines, [f"{i:03}" for i in range(150)], [(48, 24)] * 150)), "train")
+        load_pictures(cfg(source=faces(tmp_path / "b.zip", lines, [f"{i:03}" for i in range(150)], [(48, 24)] * 150)), "train")
 
 
 # --- archives ---
@@ -512,35 +512,35 @@ def test_an_archive_that_leads_outside_is_not_opened(tmp_path):
         archive.add(tmp_path / "a.png", "../evil.png")
     for name in ("bad.zip", "bad.tar"):
         with pytest.raises(UserError, match=rf"{name} holds '../evil.png', .*not opened"):
-            load(cfg(source=tmp_path / name), "train")
+            load_pictures(cfg(source=tmp_path / name), "train")
     assert not list(tmp_path.parent.rglob("evil.png"))
 
 
 def test_a_tar_is_read_like_its_folder_and_a_cut_one_is_refused(photos, tmp_path):
     with tarfile.open(tmp_path / "photos.tgz", "w:gz") as archive:
         archive.add(photos, "photos")
-    pictures = load(cfg(source=tmp_path / "photos.tgz"), "train")
-    assert len(pictures) == 7 and torch.equal(pictures.images, load(cfg(source=photos), "train").images)
+    pictures = load_pictures(cfg(source=tmp_path / "photos.tgz"), "train")
+    assert len(pictures) == 7 and torch.equal(pictures.images, load_pictures(cfg(source=photos), "train").images)
     assert not list(runs.cache_folder("folder").glob("unpacked-*"))
     data = (tmp_path / "photos.tgz").read_bytes()
     (tmp_path / "cut.tgz").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"cut.tgz cannot be unpacked: .*damaged or incomplete"):
-        load(cfg(source=tmp_path / "cut.tgz"), "train")
+        load_pictures(cfg(source=tmp_path / "cut.tgz"), "train")
     (tmp_path / "img_celeba.7z.001").write_bytes(b"7z")
     with pytest.raises(UserError, match="7z archive: unpack it first"):
-        load(cfg(source=tmp_path / "img_celeba.7z.001"), "train")
+        load_pictures(cfg(source=tmp_path / "img_celeba.7z.001"), "train")
 
 
 # --- creatures and parameters ---
 
 
 def test_creatures_come_with_labels_and_keypoints_and_stay_the_same():
-    few = load(cfg("creatures"), "test", limit=3)
+    few = load_pictures(cfg("creatures"), "test", limit=3)
     assert few.images.shape == (3, 3, 32, 32) and few.labels.shape == (3, 32, 32)
     assert few.landmarks.shape == (3, len(few.landmark_names), 2) and len(few) == 3
-    more = load(cfg("creatures", max_test_pictures=4), "test")
+    more = load_pictures(cfg("creatures", max_test_pictures=4), "test")
     assert len(more) == 4 and torch.equal(more.images[:3], few.images)
-    assert not torch.equal(load(cfg("creatures"), "train", limit=3).images, few.images)
+    assert not torch.equal(load_pictures(cfg("creatures"), "train", limit=3).images, few.images)
 
 
 def test_the_parameter_files_name_their_reader():
@@ -553,7 +553,7 @@ def test_a_picture_of_30000_by_30000_pixels_is_passed_over_by_its_header(photos)
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
     (photos / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 90_001)))
-    read = load(config.load("folder", source=str(photos), image_size=32), "train")
+    read = load_pictures(config.load("folder", source=str(photos), image_size=32), "train")
     assert "huge.png" not in read.names and dict(read.skipped)["huge.png"].startswith("Image size (900000000 pixels)")
 
 
@@ -563,5 +563,5 @@ def test_an_archive_that_was_cut_short_is_named(photos, tmp_path, monkeypatch, k
     whole = Path(shutil.make_archive(str(tmp_path / "photos"), kind, photos))
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with pytest.raises(UserError, match=rf"photos\.{ending} cannot be .*it may be damaged or incomplete"):
-        load(config.load("folder", source=str(whole), image_size=32), "train")
+        load_pictures(config.load("folder", source=str(whole), image_size=32), "train")
     assert not list((tmp_path / "outputs").rglob("*.npy"))

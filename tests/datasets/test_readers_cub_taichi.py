@@ -100,7 +100,7 @@ def _save(picture, path):
 
 def read(reader, path, split="train", split_list=None):
     with Source(path, archives=reader.ARCHIVES) as source:
-        return reader.read(source, split, SimpleNamespace(split_list=split_list and str(split_list)))
+        return reader.list_split(source, split, SimpleNamespace(split_list=split_list and str(split_list)))
 
 
 def refusal(reader, path, *args, **options):
@@ -202,7 +202,7 @@ def test_cub_reads_its_two_archives_as_downloaded(birds):
     pack(birds.parent / "segmentations.tgz", birds / "segmentations")
     pack(birds.parent / "CUB_200_2011.tgz", birds)
     with Source(birds.parent, archives=cub.ARCHIVES) as source:
-        listing = cub.read(source, "test", SimpleNamespace(split_list=None))
+        listing = cub.list_split(source, "test", SimpleNamespace(split_list=None))
         assert ids(listing) == [3, 6, 9] and np.isfinite(listing.landmarks).sum() == 3 * 14 * 2
         sizes = [Image.open(io.BytesIO(source.read(name))).size for name in (listing.names[0], listing.masks[0])]
     assert sizes == [(63, 48), (63, 48)]
