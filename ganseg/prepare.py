@@ -39,7 +39,7 @@ def build_cache(run):
 
 
 def count_pictures(cfg, splits):
-    """How many pictures there are: a list of dicts with split, pictures, published, skipped and how many are annotated."""
+    """Numbers of pictures: a list of dicts with split, pictures, published, with landmarks, with masks and skipped."""
     published = published_counts(cfg)
     train, test = splits["train"], splits["test"]
     all_rows = np.arange(len(train))

@@ -45,7 +45,7 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """What a reader finds of one split, before anything is decoded. Masks and landmarks are in the picture's own pixels."""
+    """What a reader finds of one split, nothing decoded yet. Masks and landmarks are in the picture's own pixels."""
 
     names: list[str]  # N paths within the source
     masks: list[str | None] | None = None  # N paths of their masks, None where a picture has none

@@ -220,7 +220,7 @@ def _to_square(points, sizes, S, crop):
 
 
 def _landmarks_inside(listing, sizes):
-    """The landmarks, NaN where outside their picture. Raises UserError where that is more than a slip here and there."""
+    """The landmarks, NaN where outside their picture. Raises UserError where too many are outside."""
     points = np.array(listing.landmarks, np.float64)
     with np.errstate(invalid="ignore"):
         outside = ((points < -1) | (points > sizes[:, None])).any(axis=-1)  # a pixel of tolerance

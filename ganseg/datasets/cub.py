@@ -90,7 +90,8 @@ def _read_landmarks(source, ids, pictures):
         return {}
     names = _parse_table(source.read_lines(path_of_names), _where(source, path_of_names), "id name", int, str)
     where, form = _where(source, path), "image_id part_id x y visible"
-    locations = _parse_table(source.read_lines(path), where, form, int, int, float, float, {"0": False, "1": True}.__getitem__)
+    kinds = int, int, float, float, {"0": False, "1": True}.__getitem__
+    locations = _parse_table(source.read_lines(path), where, form, *kinds)
     _refuse([i for i, _ in locations if i not in pictures], locations, f"{where} names ids that {IMAGES} lacks")
     _refuse([part for _, part in locations if part not in names], locations, f"{where} names parts that {PARTS} lacks")
     landmarks = np.full((len(ids), len(names), 2), np.nan)

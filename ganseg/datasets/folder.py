@@ -74,7 +74,7 @@ def _choose(names, split, mask_of, table):
 
 
 def _match_masks(source, names, masks, folder):
-    """{picture: its mask}, matched by path (an images/ beside masks/ left out), else by file name where that is unique."""
+    """{picture: its mask}, by path (an images/ beside masks/ left out), else by file name where that is unique."""
     top = folder[: -len("masks/")]
     by_path, by_stem = {}, {}
     for name in names:

@@ -22,7 +22,7 @@ def contingency_table(true, predicted, shape=None):
     if largest[0] >= rows or largest[1] >= columns:
         raise ValueError(f"labels up to {largest} in a table of {rows, columns}")
     table = np.zeros(rows * columns, np.int64)
-    # sklearn's contingency_matrix sorts all pixels at 8 bytes each; a set of 1e8 pixels needs pieces
+    # picture by picture: sklearn's contingency_matrix sorts all pixels, at 8 bytes each
     for t, p in zip(true, predicted, strict=True):
         table += np.bincount(t.ravel().astype(np.intp) * columns + p.ravel(), minlength=rows * columns)
     return table.reshape(rows, columns)
@@ -101,7 +101,7 @@ def part_miou(labels, true_labels, train_labels, train_true_labels, n_parts):
     present = _foreground_rows(test).any(axis=1)
     train_ious = part_ious(contingency_table(train_true_labels, train_labels, shape))
     true, predicted = linear_sum_assignment(train_ious, maximize=True)
-    # the assignment also pairs parts that never meet in training: those are no match
+    # the assignment also pairs parts that never meet in training; those are no match
     scores = np.zeros(len(present))
     scores[true] = part_ious(test)[true, predicted] * (train_ious[true, predicted] > 0)
     return scores[present].mean()

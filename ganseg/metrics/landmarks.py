@@ -1,7 +1,7 @@
 """Landmarks regressed from part centroids.
 
-Coordinates are pixels of a 128 px square from its top-left corner, as in the released evaluation: without
-bias the origin matters. Ours come in [-1, 1] on the outer pixel centres:
+Coordinates are pixels of a 128 px square from its top-left corner, as in the released evaluation. Without bias
+the origin matters. Ours come in [-1, 1] on the outer pixel centres:
     centroid c  mask pixel i = (c + 1) / 2 (R - 1) of R, at 128 i / (R - 1) = 128 (c + 1) / 2
     landmark c  image pixel x = (c + 1) / 2 (S - 1) of S, at 128 x / S
 """
@@ -47,7 +47,7 @@ def fit_mean(x, y):
 
 
 def regress(centroids, train_centroids, train_landmarks, fit):
-    """Landmarks predicted from all centroids, each fitted on the training pictures that show it.
+    """Landmarks predicted from all centroids. Each is fitted on the training pictures that show it.
 
     centroids (N, K, 2), train_centroids (M, K, 2), train_landmarks (M, L, 2) with NaN = missing
     fit        fit_without_bias, fit_with_bias or fit_mean
@@ -89,7 +89,7 @@ def mean_error(predicted, true, eyes=None):
     return 100 * np.nanmean(errors)
 
 
-def _error(fit, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
+def _regression_error(fit, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
     train_y, y = (landmarks_to_square(points, image_size) for points in (train_landmarks, landmarks))
     x, train_x = centroids_to_square(centroids), centroids_to_square(train_centroids)
     return mean_error(regress(x, train_x, train_y, fit), y, eyes)
@@ -98,19 +98,19 @@ def _error(fit, centroids, landmarks, train_centroids, train_landmarks, image_si
 @metric("Landmarks from part centroids by least squares without bias in pixels of the 128 px square (the "
         "released protocol), fitted on the training split; mean distance in percent of the inter-ocular one.")
 def landmark_error(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
-    return _error(fit_without_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
+    return _regression_error(fit_without_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
 
 
 @metric("Landmarks from part centroids by least squares with bias, fitted on the training split; mean "
         "distance in percent of the inter-ocular distance.")
 def landmark_error_with_bias(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
-    return _error(fit_with_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
+    return _regression_error(fit_with_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
 
 
 @metric("Control: the mean training landmarks predicted for each picture; mean distance in percent of the "
         "inter-ocular distance.")
 def landmark_error_mean_landmarks(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
-    return _error(fit_mean, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
+    return _regression_error(fit_mean, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
 
 
 def _only_without(eyes):
@@ -122,7 +122,7 @@ def _only_without(eyes):
         "distance in percent of the picture's width.")
 def keypoint_error_percent(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes=None):
     _only_without(eyes)
-    return _error(fit_with_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, None)
+    return _regression_error(fit_with_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, None)
 
 
 @metric("Control: the mean training keypoints predicted for each picture; mean distance in percent of the "
@@ -130,7 +130,7 @@ def keypoint_error_percent(centroids, landmarks, train_centroids, train_landmark
 def keypoint_error_percent_mean_keypoints(centroids, landmarks, train_centroids, train_landmarks, image_size,
                                           eyes=None):
     _only_without(eyes)
-    return _error(fit_mean, centroids, landmarks, train_centroids, train_landmarks, image_size, None)
+    return _regression_error(fit_mean, centroids, landmarks, train_centroids, train_landmarks, image_size, None)
 
 
 @metric("Keypoints from part centroids by least squares with bias, fitted on the training pictures that show each; "

@@ -9,7 +9,7 @@ _METRICS = {}  # name -> (function, protocol)
 
 
 class LeftOut(Exception):
-    """Raised by a metric that means nothing on this data; its sentence is the reason a user reads."""
+    """Raised by a metric that means nothing on this data. Its sentence is the reason that a user reads."""
 
 
 def _optional(missing):
@@ -60,7 +60,7 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Predictions)}
 def metric(protocol):
     """Register a function under its own name.
 
-    Its parameters are fields of Predictions; those without a default are needed, and without them the
+    Its parameters are fields of Predictions. Those without a default are needed: where one is missing, the
     metric is left out. It returns one number, or raises LeftOut.
     protocol  one sentence that is printed next to the number
     Raises ValueError for a parameter that is no field.
@@ -83,7 +83,7 @@ def protocols():
 def compute(predictions):
     """Each registered metric that the predictions allow.
 
-    Returns two dicts: name -> float, and name -> the reason it was left out; together they hold each name.
+    Returns two dicts: name -> float, and name -> the reason why it was left out. Each name is in one of them.
     """
     values, left_out = {}, {}
     for name, (function, _) in _METRICS.items():

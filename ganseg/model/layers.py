@@ -69,17 +69,12 @@ class SpadeBlock(nn.Module):
 
     def __init__(self, n_in, n_out, n_style, n_hidden):
         super().__init__()
-        n_mid = min(n_in, n_out)
-        self.norm1 = nn.BatchNorm2d(n_in, affine=False)  # of the shortcut too, which sees the same map
-        self.spade1 = self.spade(n_in, n_style, n_hidden)
-        self.conv1 = conv3x3(n_in, n_mid)
-        self.norm2 = nn.BatchNorm2d(n_mid, affine=False)
-        self.spade2 = self.spade(n_mid, n_style, n_hidden)
-        self.conv2 = conv3x3(n_mid, n_out)
-        self.changes_channels = n_in != n_out
+        n_mid, self.changes_channels = min(n_in, n_out), n_in != n_out
+        self.norm1, self.norm2 = (nn.BatchNorm2d(n, affine=False) for n in (n_in, n_mid))  # norm1 serves the shortcut too
+        self.spade1, self.conv1 = self.spade(n_in, n_style, n_hidden), conv3x3(n_in, n_mid)
+        self.spade2, self.conv2 = self.spade(n_mid, n_style, n_hidden), conv3x3(n_mid, n_out)
         if self.changes_channels:
-            self.spade_shortcut = self.spade(n_in, n_style, n_hidden)
-            self.conv_shortcut = conv3x3(n_in, n_out)
+            self.spade_shortcut, self.conv_shortcut = self.spade(n_in, n_style, n_hidden), conv3x3(n_in, n_out)
 
     def forward(self, x, style):
         """x (B, n_in, H, W) and style (B, D, H, W) -> (B, n_out, H, W)."""

@@ -10,8 +10,6 @@ import torch
 from ganseg.errors import UserError
 
 MAX_RESTARTS = 3  # after a worker has died; each goes on from the newest checkpoint
-
-
 # Without it restarted workers may read the dead ones' addresses in torchrun's store, and wait for them
 ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 

@@ -389,7 +389,8 @@ def test_landmarks_follow_the_size_of_the_picture_and_the_crop(tmp_path):
     squeezed = load_pictures(cfg("folder", source), "train").landmarks[0]  # pixel x at 32 x / 41, y at 32 y / 21, of 31
     pixels = np.array([[0, 0], [40, 20], [20, 10], [10, 0], [30, 20]])
     assert squeezed.numpy() == pytest.approx(2 * pixels * [32 / 41, 32 / 21] / 31 - 1, abs=1e-6)
-    cropped = load_pictures(cfg("folder", source, crop="center"), "train").landmarks[0]  # 10 pixels cut off left and right
+    # 10 pixels are cut off left and right
+    cropped = load_pictures(cfg("folder", source, crop="center"), "train").landmarks[0]
     assert cropped.numpy() == pytest.approx(2 * (pixels - [10, 0]) * 32 / 21 / 31 - 1, abs=1e-6)
 
 
@@ -497,8 +498,9 @@ def test_landmarks_outside_their_picture_count_as_missing_and_are_named(tmp_path
     assert landmarks[7].isnan().all() and not landmarks[8].isnan().any()
     assert "nose of images/007.jpg: (400, 5) in 48 x 24 pixels; they count as missing" in capsys.readouterr().out
     lines[1:] = [row.replace(",4,5", ",4,500") for row in rows]
+    source = faces(tmp_path / "b.zip", lines, [f"{i:03}" for i in range(150)], [(48, 24)] * 150)
     with pytest.raises(UserError, match=r"150 landmarks lie outside .* images/000.jpg: \(4, 500\) in 48 x 24"):
-        load_pictures(cfg(source=faces(tmp_path / "b.zip", lines, [f"{i:03}" for i in range(150)], [(48, 24)] * 150)), "train")
+        load_pictures(cfg(source=source), "train")
 
 
 # --- archives ---

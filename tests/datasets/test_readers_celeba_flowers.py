@@ -123,7 +123,7 @@ def set_row(folder, name, picture, line):
 def read(folder, split="train", reader="celeba"):
     module = flowers if reader == "flowers" else celeba
     with Source(folder, archives=module.ARCHIVES) as source:
-        return module.read(source, split, SimpleNamespace(reader=reader, image_size=32, crop="squeeze"))
+        return module.list_split(source, split, SimpleNamespace(reader=reader, image_size=32, crop="squeeze"))
 
 
 def numbers(listing):
