@@ -70,7 +70,7 @@ class SpadeBlock(nn.Module):
     def __init__(self, n_in, n_out, n_style, n_hidden):
         super().__init__()
         n_mid, self.changes_channels = min(n_in, n_out), n_in != n_out
-        self.norm1, self.norm2 = (nn.BatchNorm2d(n, affine=False) for n in (n_in, n_mid))  # norm1 serves the shortcut too
+        self.norm1, self.norm2 = (nn.BatchNorm2d(n, affine=False) for n in (n_in, n_mid))  # norm1 for the shortcut too
         self.spade1, self.conv1 = self.spade(n_in, n_style, n_hidden), conv3x3(n_in, n_mid)
         self.spade2, self.conv2 = self.spade(n_mid, n_style, n_hidden), conv3x3(n_mid, n_out)
         if self.changes_channels:
