@@ -74,7 +74,7 @@ def _value(name, text):
     """What a parameter's text means: as it stands for text fields, else as YAML, with 1e-4 a number."""
     field = config.Config.model_fields.get(name)
     if text.lower() in ("none", "null"):
-        return None
+        return None if field is None else "none"  # see config.given
     if name in DEFAULTS or (field is not None and field.annotation in (str, str | None)):
         return text
     try:

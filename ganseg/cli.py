@@ -17,6 +17,7 @@ from ganseg.errors import NotebookFailed, UserError
 # The checkpoint that a notebook needs of its run
 NEEDS = {"distill": "gan", "evaluate": "segmenter", "embeddings": "gan", "equivariance": "gan", "fidelity": "gan",
          "samples": "segmenter", "inspector": "segmenter"}
+OF_MANY_RUNS = {"compare"}  # its data set may be `all`, and its run is only a folder
 
 
 def main(argv=None):
@@ -36,12 +37,12 @@ def _notebook(argv):
     )
     parser.add_argument("notebook", help="prepare, train, distill, evaluate, or another notebook of notebooks/")
     args = arguments.add_parameters(parser).parse_args(argv)
-    folder = config.ROOT / "notebooks"
-    names = sorted(path.stem for path in folder.glob("*.ipynb"))
+    notebooks = config.ROOT / "notebooks"
+    names = sorted(path.stem for path in notebooks.glob("*.ipynb"))
     if args.notebook not in names:
         nearest = config.nearest(args.notebook, [*names, "segment"])
         raise UserError(f"{args.notebook}: there is no such notebook{nearest}; known are {', '.join(names)}, segment.")
-    source = folder / f"{args.notebook}.ipynb"
+    source = notebooks / f"{args.notebook}.ipynb"
 
     import papermill  # takes a second, for which --help need not wait
 
@@ -52,9 +53,8 @@ def _notebook(argv):
     if overrides:
         values["overrides"] = overrides
     defaults = {name: yaml.safe_load(tagged[name]["default"]) for name in DEFAULTS if name in tagged}
-    needs = None if values.get("untrained_only") else NEEDS.get(args.notebook)
-    run = arguments.open_run({**DEFAULTS, **defaults, **values}, needs)  # refuses before anything is written
-    print(f"{source.relative_to(config.ROOT)} -> {run.folder}", flush=True)
+    folder = _run_folder(args.notebook, tagged, {**DEFAULTS, **defaults, **values})  # refuses before it writes
+    print(f"{source.relative_to(config.ROOT)} -> {folder}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / source.name
         try:
@@ -62,15 +62,29 @@ def _notebook(argv):
         except UserError:  # a mistake leaves the run as it was
             raise
         except BaseException:
-            _keep(executed, run)
+            _keep(executed, folder)
             raise
-        _keep(executed, run)
+        _keep(executed, folder)
 
 
-def _keep(executed, run):
+def _run_folder(notebook, tagged, values):
+    """The folder that a notebook's results go to; UserError for parameters that cannot be.
+
+    A parameter that is a list is the notebook's own, though a setting may have the same name.
+    """
+    from ganseg import runs  # imports PyTorch, for which --help need not wait
+
+    if notebook in OF_MANY_RUNS:
+        return runs.outputs_root() / values["dataset"] / values["run"]
+    needs = None if values.get("untrained_only") else NEEDS.get(notebook)
+    own = {name for name, tag in tagged.items() if tag["inferred_type_name"] == "list"}
+    return arguments.open_run({name: value for name, value in values.items() if name not in own}, needs).folder
+
+
+def _keep(executed, folder):
     """Store an executed notebook in the run folder, where there is one."""
-    if executed.exists() and run.folder.exists():
-        shutil.copyfile(executed, run.folder / executed.name)
+    if executed.exists() and folder.exists():
+        shutil.copyfile(executed, folder / executed.name)
 
 
 def _execute(papermill, source, executed, values):

@@ -47,7 +47,7 @@ class DataConfig(BaseModel):
 class ModelConfig(BaseModel):
     # autoencoder_*: the trivial solutions that the paper holds against its GAN (S F.1)
     architecture: Literal["gan", "autoencoder_points", "autoencoder_masks"] = "gan"
-    n_parts: Count = 8  # K, background not counted
+    n_parts: Annotated[int, Field(ge=1, le=255)] = 8  # K, background not counted; labels are bytes
     n_per: Count = 4  # points per part
     embedding_dim: Count = 64  # D
     z_dim: Count = 256  # size of each latent
@@ -67,7 +67,7 @@ class ModelConfig(BaseModel):
 
 
 class TrainConfig(BaseModel):
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # what torch and numpy both take
     lambda_con: Weight = 10.0  # weight of the concentration loss
     lambda_area: Weight = 1.0  # weight of the area loss
     area_target: Literal["extent", "heatmap"] = "extent"  # extent: released code; heatmap: paper
@@ -159,6 +159,8 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
             raise _wrong("n_per", self.n_per, f"at least {smallest} for heatmap {self.heatmap}")
 
 
+OPTIONAL = {name for name, field in Config.model_fields.items() if field.default is None}
+
 # Settings that may change when a run is opened again: how long, where and how often it runs, not what it learns.
 FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_test_pictures", "keep_checkpoints",
         "keep_every_steps", "on_trouble", "devices", "fast"}
@@ -171,13 +173,19 @@ def load(dataset, preset=None, **overrides):
 
     dataset    the name of a file params/<dataset>.yaml
     preset     the name of a file params/presets/<preset>.yaml, which goes over the data set's, or None
-    overrides  field = value; None keeps what the file or the default says
+    overrides  field = value; None keeps what the file or the default says, "none" sets an optional field to None
     Raises UserError, with field, value and what is allowed, for anything that cannot be.
     """
     values = {**_read_yaml(_params_file("dataset", dataset)), "dataset": dataset}
     if preset is not None:
         values |= {**_read_yaml(_params_file("preset", preset)), "preset": preset}
-    return check({**values, **{k: v for k, v in overrides.items() if v is not None}})
+    return check({**values, **given(overrides)})
+
+
+def given(overrides):
+    """The overrides that are given: None is not, and the word none sets an optional field back to None."""
+    return {field: None if field in OPTIONAL and str(value).lower() == "none" else value
+            for field, value in overrides.items() if value is not None}
 
 
 def check(values):

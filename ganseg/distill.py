@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ganseg import arguments, checkpoints, devices
+from ganseg import arguments, devices, runs
 from ganseg.devices import rng
 from ganseg.model import loading
 from ganseg.training import autoencoding, losses
@@ -24,13 +24,13 @@ def distill(run, control=False):
     run.start(device)
     stage, weights = ("control", "untrained") if control else ("distill", cfg.distill_generator)
     name = "control" if control else "segmenter"
-    G = loading.load_generator(run, weights, device).requires_grad_(False)
+    G, gan_step = _teacher(run, weights, device)
+    G.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         S = loading.build_segmenter(cfg).to(device, memory_format=devices.memory_format(cfg, device))
     optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
     parts = {"segmenter": S, "optimizer": optimizer}
-    gan_step = 0 if control else checkpoints.step_of(run.newest("gan"))
     facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights, "gan_step": gan_step}
     _forget_older(run, name, gan_step)
     loop = Loop(run, stage, name, parts, cfg.distill_steps, **facts)
@@ -42,8 +42,18 @@ def distill(run, control=False):
             yield record
 
 
+def _teacher(run, weights, device):
+    """The generator that paints the pairs and its step, from one and the same checkpoint."""
+    if weights == "untrained":
+        return loading.load_generator(run, weights, device), 0
+    path, state = run.intact("gan")
+    if path is None:
+        raise runs.missing(run.folder, "gan")
+    return loading.generator_of(run.cfg, state, weights, path).to(device), state["step"]
+
+
 def _forget_older(run, name, gan_step):
-    """Delete the older segmenter where the GAN has been trained further since."""
+    """Delete a segmenter that learned from another step of the GAN."""
     before = (run.load_state(name) or {}).get("gan_step", gan_step)
     if before != gan_step:
         print(f"The GAN has gone from step {before} to {gan_step} since its segmenter was distilled: distilled anew.")

@@ -39,9 +39,15 @@ def remember(dataset, **paths):
 
 
 def remembered(dataset):
-    """The fields kept by remember, or {}."""
+    """The fields kept by remember, or {}. Raises UserError for a damaged file."""
     path = cache_folder(dataset) / "paths.json"
-    return records.parse(path.read_text(encoding="utf-8")) or {} if path.exists() else {}
+    if not path.exists():
+        return {}
+    paths = records.parse(path.read_text(encoding="utf-8", errors="replace"))
+    if not isinstance(paths, dict) or not paths.keys() <= {"source", "split_list"}:
+        raise UserError(f"{path}: is damaged; name the pictures again with ganseg prepare -p dataset {dataset} "
+                        "-p source PATH, or delete the file.")
+    return paths
 
 
 def open_run(dataset, name, needs=None, **overrides):
@@ -58,15 +64,13 @@ def open_run(dataset, name, needs=None, **overrides):
     folder = outputs_root() / dataset / name
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if not (folder / "config.yaml").exists():
-        fresh = config.load(dataset, **overrides)
-        if fresh.source is None:
-            fresh = fresh.model_copy(update={**remembered(dataset), **overrides})
+        fresh = config.load(dataset, **{**remembered(dataset), **overrides})
         if needs is None:
             return Run(folder, fresh)
         if dataset != "tiny":
             raise missing(folder, needs)
         folder = _adopt_shipped(folder, fresh, needs)
-    run = Run(folder, _reopened(folder, overrides))
+    run = Run(folder, _reopened(folder, config.given(overrides)))
     if needs and run.newest(needs) is None:
         raise missing(folder, needs)
     return run
@@ -214,7 +218,8 @@ def _reopened(folder, overrides):
                 f"{field}: the run {folder.parent.name}/{folder.name} was made with {old!r}, not {value!r}; "
                 "choose another run name or leave it out."
             )
-    return config.check({**saved.model_dump(), **overrides})
+    # A limit of time is of one command, not of the run
+    return config.check({**saved.model_dump(), "max_minutes": None, **overrides})
 
 
 def missing(folder, needs):

@@ -139,3 +139,18 @@ def test_every_file_of_params_holds_known_fields_only_and_loads(path):
         assert config.load("folder", preset=path.stem).preset == path.stem
     else:
         assert config.load(path.stem).dataset == path.stem
+
+
+def test_the_word_none_sets_an_optional_field_back_and_stays_a_word_where_it_is_a_value():
+    assert config.load("creatures").fit_pictures == 1000
+    back = config.load("creatures", fit_pictures="none", max_minutes="None", backbone_weights="none")
+    assert back.fit_pictures is None and back.max_minutes is None and back.backbone_weights == "none"
+    assert config.load("creatures", fit_pictures=None).fit_pictures == 1000  # None is not given
+    with pytest.raises(UserError, match="n_parts: 'none' is not allowed"):
+        config.load("creatures", n_parts="none")
+
+
+@pytest.mark.parametrize("field, value", [("n_parts", 256), ("seed", -1), ("seed", 2**32)])
+def test_values_that_no_label_or_random_generator_can_hold_are_refused(field, value):
+    with pytest.raises(UserError, match=f"{field}: {value} is not allowed"):
+        config.load("creatures", **{field: value})

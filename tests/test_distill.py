@@ -59,3 +59,17 @@ def test_a_gan_that_was_trained_on_gets_a_new_segmenter(trained, tiny_run, capsy
     assert (new["step"], new["gan_step"]) == (2, 3) and "from step 2 to 3" in capsys.readouterr().out
     assert not torch.equal(new["segmenter"]["head.weight"], old["segmenter"]["head.weight"])
     assert [record["step"] for record in run.records("distill")] == [2]
+
+
+def test_the_step_that_a_segmenter_names_is_the_one_it_learned_from(tiny_run, quick):
+    wishes = {"segmenter": "unet", "segmenter_width": 4, "distill_batch_size": 2, "distill_steps": 2}
+    run = tiny_run("two", max_steps=4, save_every_steps=2, **wishes)
+    list(train.train(run))
+    newest = run.newest("gan")
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[: len(whole) // 2])
+    list(distill.distill(run))
+    assert run.load_state("segmenter")["gan_step"] == 2  # what the intact checkpoint holds
+    newest.write_bytes(whole)
+    list(distill.distill(run))
+    assert run.load_state("segmenter")["gan_step"] == 4  # distilled anew from the mended one

@@ -204,3 +204,11 @@ def test_make_lab_listens_on_this_machine_alone_and_asks_for_its_token(tmp_path)
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+def test_every_file_of_the_package_that_is_no_module_is_package_data():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    carried = {path for package, patterns in data.items() for pattern in patterns
+               for path in (ROOT / package.replace(".", "/")).glob(pattern)}
+    there = {path for path in (ROOT / "ganseg").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert carried == there

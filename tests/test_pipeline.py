@@ -233,3 +233,10 @@ def test_two_points_per_part_warn_and_train(outputs, capsys):
 def test_a_runs_config_says_what_it_was_made_with(trained):
     saved = yaml.safe_load((trained.folder / "config.yaml").read_text())
     assert {"commit", "python", "torch", "device"} <= set(saved["made_with"])
+
+
+def test_parameters_of_a_notebook_are_not_checked_as_settings_of_the_same_name(outputs):
+    notebook = config.ROOT / "notebooks" / "benchmark.ipynb"
+    values = {"dataset": "tiny", "run": "x", "n_parts": [1, 4], "image_size": [32]}
+    assert cli._run_folder("benchmark", papermill.inspect_notebook(str(notebook)), values) == outputs / "tiny" / "x"
+    assert cli._run_folder("compare", {}, {"dataset": "all", "run": "compare"}) == outputs / "all" / "compare"

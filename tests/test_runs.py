@@ -199,3 +199,28 @@ def test_an_unknown_run_is_refused_naming_the_nearest(tiny_run):
             runs.find(name)
     with pytest.raises(UserError, match="there is no 'lfw/demo'"):  # a run of that name, of other data
         runs.find("lfw/demo")
+
+
+def test_a_setting_can_be_set_back_and_a_limit_of_time_is_of_one_command(tiny_run):
+    tiny_run(fit_pictures=5, max_minutes=3.0, keep_every_steps=2).start("cpu")
+    assert tiny_run().cfg.fit_pictures == 5 and tiny_run().cfg.max_minutes is None
+    assert tiny_run(fit_pictures="none").cfg.fit_pictures is None
+    assert tiny_run(keep_every_steps="none").cfg.keep_every_steps is None
+
+
+def test_settings_are_checked_after_what_was_remembered_is_added(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
+    assert runs.open_run("creatures", "x", discriminator_channels=[4]).cfg.discriminator_channels == [4] * 4
+    runs.remember("cub", source="/data/cub", split_list="/data/list.txt")
+    assert runs.open_run("cub", "x").cfg.source == "/data/cub"
+    moved = runs.open_run("cub", "x", source="/moved").cfg
+    assert (moved.source, moved.split_list) == ("/moved", "/data/list.txt")
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"source": 3}', '{"n_parts": 4}', "nonsense", ""])
+def test_damaged_remembered_paths_are_one_sentence(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
+    (tmp_path / "cache" / "cub").mkdir(parents=True)
+    (tmp_path / "cache" / "cub" / "paths.json").write_text(content)
+    with pytest.raises(UserError, match="paths.json: is damaged|source: 3 is not allowed"):
+        runs.open_run("cub", "x")

@@ -29,6 +29,7 @@ def launch(run):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cfg.devices),
                "--max-restarts", str(MAX_RESTARTS), "-m", "ganseg.train",
                "-p", "dataset", run.folder.parent.name, "-p", "run", run.folder.name]  # torchrun has a --run of its own
+    command += ["-p", "max_minutes", str(cfg.max_minutes)] if cfg.max_minutes else []
     with open(log, "w") as file:
         process = subprocess.Popen(command, env=ENV | os.environ, stdout=file, stderr=subprocess.STDOUT)
     try:
