@@ -17,6 +17,8 @@ from ganseg.model.generator import Generator
 from ganseg.model.segmenter import DeepLab
 
 BATCHNORM_EPS = 1e-5
+# What the released parameters say of the training
+TRAINED_WITH = ("lambda_con", "lambda_area", "area_target", "batch_size", "lr_generator", "lr_discriminator")
 
 # Released name -> ours, applied in this order.
 GENERATOR_NAMES = [
@@ -93,7 +95,8 @@ def make_run(checkpoint, parameters, dataset, name, segmenter=None, **overrides)
     overrides      config fields such as source
     """
     G, D = load_generator(checkpoint, parameters), load_discriminator(checkpoint, parameters)
-    model = {field: getattr(G.cfg, field) for field in config.ModelConfig.model_fields}
+    released = [*config.ModelConfig.model_fields, *TRAINED_WITH]
+    model = {field: getattr(G.cfg, field) for field in released}
     model |= {"image_size": G.cfg.image_size, "segmenter": "deeplabv3_resnet50"}  # as released
     run = runs.open_run(dataset, name, **{**model, **overrides})
     run.start("cpu")

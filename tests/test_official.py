@@ -216,3 +216,11 @@ def test_released_weights_become_a_run_that_segments_photos(tmp_path, monkeypatc
     assert runs.open_run("creatures", "released", needs="segmenter").cfg == run.cfg
     photo = Image.effect_noise((50, 40), 80)
     assert segment.load("creatures/released", device="cpu").segment(photo).shape == (40, 50)
+
+
+def test_a_run_of_released_weights_keeps_what_they_were_trained_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
+    checkpoint, parameters = released("taichi_k10")
+    cfg = official.make_run(checkpoint, {**parameters, "lr_gen": 3e-4, "smaller_init_mask": 1}, "creatures", "x").cfg
+    assert (cfg.lambda_con, cfg.area_target, cfg.lr_generator) == (30.0, "heatmap", 3e-4)
+    assert cfg.batch_size == parameters["batch_size"]

@@ -24,39 +24,48 @@ def run_all(dataset, wanted, scheduler=None, workers=None, timeout_s=20):
     workers    processes on this machine; None: one per GPU, or per core
     timeout_s  how long the scheduler may take to answer
     Yields (Trial, None or why it failed) as they end. Raises UserError when the scheduler does not answer or all
-    workers are gone: what has finished is kept, and the next call runs what is missing.
+    workers are gone. Finished trials are kept, and the next call runs what is missing.
     """
-    from dask.distributed import wait  # takes a second, and training needs no Dask
-
     by_name = {trial.name: trial for trial in wanted}
-    missing = [trial for trial in by_name.values() if not trials.finished(dataset, trial)]
+    missing = [trial for trial in by_name.values() if not trials.is_finished(dataset, trial)]
     if not missing:
         return
     cores = joblib.cpu_count()  # those this process may use
     workers = min(workers or torch.cuda.device_count() or cores, len(missing))
     threads = max(1, cores // workers)
     with _client(scheduler, workers, timeout_s) as client:
-        futures = {}
-        for trial in missing:
-            parent = futures.get(trial.after)
-            futures[trial.name] = client.submit(
-                run_trial, dataset, trial, str(runs.outputs_root()), threads, parent, key=trial.name, pure=False
-            )
-        waiting = {futures[trial.name]: trial for trial in missing}
-        seen = time.monotonic()
-        while waiting:
-            try:
-                wait(list(waiting), timeout=2, return_when="FIRST_COMPLETED")
-            except TimeoutError:
-                pass
-            for future in [future for future in waiting if future.status not in ("pending", "lost")]:
-                trial = waiting.pop(future)
-                yield trial, _outcome(dataset, trial, future)
-            if client.status == "running" and client.scheduler_info()["workers"]:
-                seen = time.monotonic()
-            elif time.monotonic() - seen > NO_WORKERS_S:
-                raise UserError(f"scheduler: no worker for {NO_WORKERS_S} s, {len(waiting)} trials are not finished; "
-                                "the same command goes on with them.")
+        for trial, future in _as_they_end(client, _submit(client, dataset, missing, threads)):
+            yield trial, _outcome(dataset, trial, future)
+
+
+def _submit(client, dataset, missing, threads):
+    """Hand the trials to the cluster: future -> Trial. A trial's future waits for that of the run it comes after."""
+    futures = {}
+    for trial in missing:
+        parent = futures.get(trial.after)
+        futures[trial.name] = client.submit(
+            run_trial, dataset, trial, str(runs.outputs_root()), threads, parent, key=trial.name, pure=False
+        )
+    return {futures[trial.name]: trial for trial in missing}
+
+
+def _as_they_end(client, waiting):
+    """Yield (Trial, future) of waiting (future -> Trial) as they end; UserError when all workers are gone."""
+    from dask.distributed import wait  # takes a second, and training needs no Dask
+
+    seen = time.monotonic()  # when there last was a worker
+    while waiting:
+        try:
+            wait(list(waiting), timeout=2, return_when="FIRST_COMPLETED")
+        except TimeoutError:
+            pass
+        for future in [future for future in waiting if future.status not in ("pending", "lost")]:
+            yield waiting.pop(future), future
+        if client.status == "running" and client.scheduler_info()["workers"]:
+            seen = time.monotonic()
+        elif time.monotonic() - seen > NO_WORKERS_S:
+            raise UserError(f"scheduler: no worker for {NO_WORKERS_S} s, {len(waiting)} trials are not finished; "
+                            "the same command goes on with them.")
 
 
 @contextlib.contextmanager
@@ -78,9 +87,9 @@ def _client(scheduler, workers, timeout_s):
 
 
 def run_trial(dataset, trial, outputs, threads, parent=None):
-    """Train, distil and evaluate one trial in a worker; its run holds error.txt when that failed. Returns the reason.
+    """Train, distil and evaluate one trial in a worker. Returns why that failed, which error.txt keeps, or None.
 
-    parent  what the trial waited for, not looked at
+    parent  the result of the run that the trial comes after; Dask waits for it, and it is not used
     """
     os.environ["GANSEG_OUTPUTS"] = outputs
     torch.set_num_threads(threads)
@@ -97,7 +106,7 @@ def run_trial(dataset, trial, outputs, threads, parent=None):
                     pass
             evaluate.evaluate(run)
         (folder / "error.txt").unlink(missing_ok=True)
-    except Exception as error:  # whatever ends one trial must not end the others
+    except Exception as error:  # one trial's failure must not end the others
         return _mark(folder, error)
 
 

@@ -30,7 +30,7 @@ class Way(NamedTuple):
     settings: tuple = ()  # pairs of config field and value
 
 
-PLAIN = (("fast", False),)  # SPADE on D channels of the whole map, what a crop throws away included
+PLAIN = (("fast", False),)  # SPADE on D channels of the whole map, including what a crop throws away
 REFERENCE = Way(keep_graph=True, give_back=True, tf32=False, settings=PLAIN)
 BF16 = (("precision", "bf16"),)
 DTYPES = (torch.float32, torch.bfloat16)
@@ -44,7 +44,7 @@ WARM_UP = 3  # steps until no more memory is asked for
 
 
 def changes(device, compiled):
-    """Name -> (Way with it, Way without it), in the order of the table; compiled: with torch.compile too."""
+    """Name -> (Way with the change, Way without it), in the order of the table; compiled: torch.compile too."""
     cuda = device.type == "cuda"
     exact = Way(tf32=False)
     fast = SHARED + BF16 + (ON_CUDA if cuda else ())
@@ -85,7 +85,7 @@ class Trainer:
         self.real = (2 * noise - 1).to(device, memory_format=layout)
 
     def seconds(self, step):
-        """Make a step; its time, the work on the device included."""
+        """Make a step. Returns its time, the work on the device included."""
         devices.keep_freed_memory(not self.way.give_back)
         torch.backends.cudnn.allow_tf32 = self.way.tf32
         return timing.seconds(self.real.device, self._step, step)
@@ -96,12 +96,13 @@ class Trainer:
         averaging.update_ema(self.average, self.nets[0], self.cfg.ema_decay, step)
 
 
-def compare(cfg, device, n_steps=4, compiled=False):
-    """Each change of `changes` against the same training without it, in one process, step by step in turn.
+def compare_ways(cfg, device, n_steps=4, compiled=False):
+    """Compare each change of `changes` with the same training without it, in one process, step by step in turn.
 
-    n_steps  timed of each of the two, after WARM_UP that are not; one in cfg.gradient_penalty_every_steps has the
-             gradient penalty, from the 17th on. Where only one of the two gives memory back, one more step before each
-             is not timed: the memory that the other gave back has to come again.
+    The plain networks are those of `fast: false`.
+    n_steps  timed steps of each of the two, after WARM_UP that are not timed. One in cfg.gradient_penalty_every_steps
+             has the gradient penalty. Where only one of the two gives memory back, an untimed step comes before each,
+             because the memory that the other gave back has to be fetched again.
     Yields dicts: change, steps_per_s, without (steps a second), ratio (the median over the pairs), peak_gb and
     peak_without_gb (GB of 1e9 bytes: of the process on the CPU, of PyTorch's tensors on CUDA), matrix_share (of
     timing.matrix_rate, by the operations that the step really makes).
@@ -136,7 +137,7 @@ def _paired_seconds(cfg, pair, device, n_steps):
 
 
 def sustained(cfg, device, n_steps=500):
-    """Many steps of the fastest way in a row, the penalties on their steps: dict of steps_per_s and minutes_30000."""
+    """Make many steps of the fastest way in a row, penalties included: n_steps, steps_per_s and minutes_30000."""
     fast = SHARED + BF16 + (ON_CUDA + COMPILED if device.type == "cuda" else ())
     trainer = Trainer(cfg, Way(settings=fast), device)
     for step in range(20):
@@ -194,8 +195,8 @@ def processes(run, counts, n_steps=40):
 def other_stages(cfg, device, n_steps=3, n_photos=64):
     """Pictures a second of what follows the GAN, with untrained networks: dicts of what and pictures_per_s.
 
-    Distillation makes its pairs too (without_saving: with the plain layers of the reference), evaluation reads squares
-    from memory, segmentation reads JPEG files of 512 x 384 pixels and writes what `ganseg segment` writes.
+    Distillation also makes its pairs (without_saving: by the plain generator, `fast: false`). Evaluation reads squares
+    from memory. Segmentation reads JPEG files of 512 x 384 pixels and writes what `ganseg segment` writes.
     """
     cfg = _as_trained(cfg)
     S = loading.build_segmenter(cfg).to(device)
@@ -224,7 +225,10 @@ def other_stages(cfg, device, n_steps=3, n_photos=64):
 
 
 def flops(cfg, way, device):
-    """Floating-point operations of a step without the gradient penalty, counted by PyTorch, not as compiled."""
+    """Floating-point operations of a step without the gradient penalty, counted by PyTorch without torch.compile.
+
+    Those of the networks that the way really has: plain ones (`fast: false`) make more.
+    """
     trainer = Trainer(cfg, way._replace(settings=tuple(s for s in way.settings if s != COMPILED[0])), device)
     with FlopCounterMode(display=False) as counter:
         trainer.seconds(2)
@@ -232,7 +236,7 @@ def flops(cfg, way, device):
 
 
 def peak_gb(cfg, way, device):
-    """GB (1e9 bytes) at most during one step: of tensors on CUDA, of the whole process on Linux, else NaN."""
+    """The most memory during one step in GB (1e9 bytes): tensors on CUDA, the whole process on Linux, else NaN."""
     gc.collect()
     trainer = Trainer(cfg, way, device)
     trainer.seconds(0)
@@ -250,11 +254,11 @@ def peak_gb(cfg, way, device):
     return kb[0] * 1024 / 1e9 if kb else float("nan")
 
 
-def measure(run, n_steps=20, n_sustained=500):
-    """Compare all changes and time many steps of the fastest way, into the run's metrics.jsonl; prints lines."""
+def _measure_run(run, n_steps=20, n_sustained=500):
+    """Compare all changes, time the other stages and many steps in a row. Logs each record and prints it."""
     device = devices.choose_device(run.cfg.device)
     run.start(device)
-    for record in compare(run.cfg, device, n_steps, compiled=True):
+    for record in compare_ways(run.cfg, device, n_steps, compiled=True):
         run.log("benchmark", 0, **record)
         numbers = (f"{name} {value:.3g}" for name, value in record.items() if name != "change")
         print(f"{record['change']}:", *numbers, sep="  ", flush=True)
@@ -268,7 +272,7 @@ def measure(run, n_steps=20, n_sustained=500):
 
 def main(argv=None):
     """The command `python -m ganseg.experiments.benchmark`."""
-    arguments.main("experiments.benchmark", measure, argv=argv)
+    arguments.main("experiments.benchmark", _measure_run, argv=argv)
 
 
 def _as_trained(cfg):

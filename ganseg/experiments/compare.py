@@ -60,7 +60,7 @@ def _signals(run):
     return values
 
 
-def published():
+def load_published():
     """The numbers of params/published.yaml: a DataFrame with system, dataset, metric, value, source and setting."""
     rows = []
     for entry in yaml.safe_load((config.ROOT / "params" / "published.yaml").read_text()):
@@ -76,7 +76,7 @@ def beside_published(of_runs):
 
     Returns a DataFrame with run, metric, ours, system, published and source; empty where nothing is comparable.
     """
-    numbers, rows = published(), []
+    numbers, rows = load_published(), []
     for run in of_runs:
         ours = _metrics(run)
         if run.cfg.image_size != 128 or run.cfg.crop != "squeeze":

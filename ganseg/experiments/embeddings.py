@@ -38,7 +38,7 @@ def sample_embeddings(G, n, seed, constants=None):
     return Embeddings(vectors.flatten(0, 1).float().cpu().numpy(), parts, samples)
 
 
-def project(vectors, method="tsne", seed=0):
+def project_to_plane(vectors, method="tsne", seed=0):
     """Vectors (N, D) -> (N, 2), by tsne | umap | pca; UserError for another method.
 
     t-SNE starts from PCA, with perplexity 30, and makes 500 steps, half of scikit-learn's default, to save time.
@@ -94,7 +94,7 @@ def measure_separation(embeddings):
 def compare_separation(G, fresh, n, seed):
     """What training adds: separation by a generator, by a fresh one, and with their constants exchanged.
 
-    Returns records (list of dict) with "vectors", naming the row, and what `separation` returns.
+    Returns records (list of dict) with "vectors", naming the row, and what `measure_separation` returns.
     In the last row a sample's K vectors are one and the same, so that a probe is right for exactly one of them.
     """
     trained, ones = sample_embeddings(G, n, seed), torch.ones_like(G.w_const)

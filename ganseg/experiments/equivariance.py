@@ -1,7 +1,7 @@
 """Measures the generator's translation equivariance: do masks and foreground move with the points, and only they?
 
-All is measured on the final maps and in evaluation mode, for batch statistics would mix positions. Points move to the
-right by whole pixels of the final grid, so that maps are moved back without interpolation.
+Everything is measured on the final maps. The mode is evaluation, because batch statistics would mix positions. Points
+move to the right by whole pixels of the final grid, so that maps are moved back without interpolation.
 Source: GANSeg, supplement, section E: I(p - dt, x) = I(p, x + dt) for points p, pixels x and a shift dt.
 """
 
@@ -30,7 +30,7 @@ class Painted(NamedTuple):
     foreground: torch.Tensor  # the image over an empty background, one whose features are 0
 
 
-class AbsoluteStart(nn.Module):
+class _AbsoluteStart(nn.Module):
     """A start tensor plus an embedding of absolute pixel positions, with random frequencies."""
 
     def __init__(self, start, grid, seed):
@@ -54,7 +54,7 @@ def variants(G, n_pictures=8):
     no_margin.cfg = G.cfg.model_copy(update={"margin": 0})
     grid = geometry.pixel_grid(G.cfg.resolutions[0], G.cfg.margin)
     for seed, name in enumerate(("mask_start", "foreground_start")):
-        setattr(absolute, name, AbsoluteStart(getattr(absolute, name), grid, seed).to(G.w_const.device))
+        setattr(absolute, name, _AbsoluteStart(getattr(absolute, name), grid, seed).to(G.w_const.device))
     changed = {"no margin": no_margin, "absolute coordinates": absolute}
     return {"as designed": G, **{name: _recalibrated(variant, n_pictures) for name, variant in changed.items()}}
 
@@ -101,10 +101,10 @@ def measure_equivariance(G, n_samples=4, offsets_px=(1, 2, 4, 8), angles_deg=(30
     scene = make_scene(G, n_samples, seed)
     before = paint(G, scene)
     parts = torch.randperm(K, generator=devices.rng(seed, "parts"))[:moved_parts].tolist()
-    records = [all_points(G, scene, before, s) for s in offsets_px]
-    records += [one_part(G, scene, before, s, parts) for s in offsets_px]
-    records += [rotation(G, scene, before, angle, parts) for angle in angles_deg]
-    records += [background(G, scene, before, s) for s in offsets_px[-1:]]
+    records = [measure_all_points(G, scene, before, s) for s in offsets_px]
+    records += [measure_one_part(G, scene, before, s, parts) for s in offsets_px]
+    records += [measure_rotation(G, scene, before, angle, parts) for angle in angles_deg]
+    records += [measure_background(G, scene, before, s) for s in offsets_px[-1:]]
     return [{"n_samples": n_samples, "seed": seed, **record} for record in records]
 
 
@@ -122,7 +122,7 @@ def paint(G, scene, batch_size=4):
     return Painted(*map(torch.cat, zip(*batches, strict=True)))
 
 
-def all_points(G, scene, before, offset_px):
+def measure_all_points(G, scene, before, offset_px):
     """All points moved: PSNR of the new maps with the old ones moved alike (`_db`) and left there (`_still_db`).
 
     Valid are the columns that lie inside the picture before and after, all rows, no border left out. coarse_px is the
@@ -140,7 +140,7 @@ def all_points(G, scene, before, offset_px):
     return {"experiment": "all points", **values}
 
 
-def one_part(G, scene, before, offset_px, parts):
+def measure_one_part(G, scene, before, offset_px, parts):
     """One part's points moved: the share of the image's squared change outside the part's old and new mask.
 
     Masks are soft: a pixel is outside by 1 - max(old mask, new mask). `outside_by_chance` is the share of a change
@@ -157,7 +157,7 @@ def one_part(G, scene, before, offset_px, parts):
     return {"experiment": "one part", "offset_px": offset_px, **means}
 
 
-def rotation(G, scene, before, angle_deg, parts):
+def measure_rotation(G, scene, before, angle_deg, parts):
     """One part's points turned about their center: soft IoU (sum of minima / sum of maxima) of the part's masks.
 
     iou_turned     new mask and old mask turned by the same angle: high if the mask follows
@@ -180,7 +180,7 @@ def rotation(G, scene, before, angle_deg, parts):
     return {"experiment": "rotation", "angle_deg": angle_deg, **{name: _mean(v) for name, v in values.items()}}
 
 
-def background(G, scene, before, offset_px):
+def measure_background(G, scene, before, offset_px):
     """The background moved: mean absolute change of the image where M_bg < 0.01, and elsewhere.
 
     None where there are no such pixels; foreground_share is how many there are.
@@ -202,13 +202,13 @@ def moved(points, offset_px, image_size):
 def rotated(points, angle_deg):
     """Points (B, n_per, 2) turned about their center, from the x towards the y axis (clockwise: y points down)."""
     center = points.mean(dim=1, keepdim=True)
-    return (points - center) @ _rotation(angle_deg, points).T + center
+    return (points - center) @ _rotation_matrix(angle_deg, points).T + center
 
 
 def turn_maps(maps, centers, angle_deg):
     """Maps (B, H, W) turned about centers (B, 2), and 1 where what they show was inside before, both (B, H, W)."""
     grid, centers = geometry.pixel_grid(maps.shape[-1], device=maps.device), centers[:, None, None]
-    source = (grid - centers) @ _rotation(angle_deg, maps) + centers  # (B, H, W, 2); the inverse of what points do
+    source = (grid - centers) @ _rotation_matrix(angle_deg, maps) + centers  # (B, H, W, 2): the inverse turn
     # align_corners: -1 and 1 on the outer pixel centers, as in geometry
     turned = F.grid_sample(maps[:, None], source, mode="bilinear", align_corners=True)[:, 0]
     return turned, (source.abs() <= 1).all(dim=-1).float()
@@ -264,7 +264,7 @@ def _with_part(scene, k, points):
     return scene._replace(points=all_points)
 
 
-def _rotation(angle_deg, like):
+def _rotation_matrix(angle_deg, like):
     c, s = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
     return like.new_tensor([[c, -s], [s, c]])
 

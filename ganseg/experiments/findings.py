@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ganseg import runs
-from ganseg.experiments.trials import evaluation, finished
+from ganseg.experiments.trials import is_finished, newest_evaluation
 from ganseg.figures import pictures
 
 TRAINED = ("nmi_foreground", 0.4)  # what the data set's own configuration must reach before anything is claimed
@@ -15,15 +15,15 @@ COMPARED = {"nmi_foreground": True, "landmark_error": False, "taichi_mae": False
 def sweep_table(dataset, wanted):
     """A row for each setting: mean and standard deviation over the seeds, or why there is none.
 
-    Returns a DataFrame indexed by the setting, with columns seeds, status (finished, missing, error, undertrained)
-    and `metric`, `metric_std`. The standard deviation of one seed is NaN.
+    Returns a DataFrame indexed by the setting, with columns seeds, status (finished, missing or error), and for each
+    metric `metric` and `metric_std`. The standard deviation of one seed is NaN.
     """
     rows = {}
     for trial in wanted:
         rows.setdefault(trial.label, []).append(trial)
     lines = {}
     for label, of_seeds in rows.items():
-        records = [record for trial in of_seeds if (record := evaluation(dataset, trial)) is not None]
+        records = [record for trial in of_seeds if (record := newest_evaluation(dataset, trial)) is not None]
         values = pd.DataFrame([_numbers(record) for record in records])
         line = {"seeds": len(records), "status": _status(dataset, of_seeds)}
         for name in values:
@@ -33,7 +33,7 @@ def sweep_table(dataset, wanted):
 
 
 def formatted_table(frame, names):
-    """The named metrics of a table as texts, mean and standard deviation, beside seeds and status."""
+    """The named metrics of a `sweep_table` as texts, mean ± standard deviation, beside seeds and status."""
     texts = frame[["seeds", "status"]].copy()
     for name in [name for name in names if name in frame]:
         pairs = zip(frame[name], frame[f"{name}_std"], strict=True)
@@ -46,7 +46,7 @@ def sample_strips(dataset, wanted):
     strips = {}
     for trial in wanted:
         path = runs.outputs_root() / dataset / trial.name / "figures" / "samples.png"
-        if trial.label not in strips and finished(dataset, trial):
+        if trial.label not in strips and is_finished(dataset, trial):
             sheet = pictures.read_picture(path)
             strips[trial.label] = sheet[: (sheet.shape[1] + 2) // 20 - 2]  # the first row of ten pairs
     return strips
@@ -60,7 +60,7 @@ def checked_claims(dataset, sweep, wanted, base):
     """
     said = []
     name, enough = TRAINED
-    trained = {trial.overrides["seed"]: evaluation(dataset, trial) for trial in base}
+    trained = {trial.overrides["seed"]: newest_evaluation(dataset, trial) for trial in base}
     short = {seed for seed, record in trained.items() if record is None or record.get(name, np.inf) < enough}
     for finding in sweep.findings:
         here, there = (_by_seed(dataset, wanted, setting) for setting in (finding.trial, finding.than))
@@ -88,7 +88,7 @@ def checked_claims(dataset, sweep, wanted, base):
 def _by_seed(dataset, wanted, setting):
     """Seed -> evaluation of the trials of one setting."""
     of_setting = [trial for trial in wanted if setting and setting.items() <= trial.setting.items()]
-    return {t.overrides["seed"]: record for t in of_setting if (record := evaluation(dataset, t)) is not None}
+    return {t.overrides["seed"]: record for t in of_setting if (record := newest_evaluation(dataset, t)) is not None}
 
 
 def _numbers(record):
@@ -97,7 +97,7 @@ def _numbers(record):
 
 def _status(dataset, of_seeds):
     """The worst status among the seeds' trials."""
-    open_ones = [trial for trial in of_seeds if not finished(dataset, trial)]
+    open_ones = [trial for trial in of_seeds if not is_finished(dataset, trial)]
     for trial in open_ones:
         error = runs.outputs_root() / dataset / trial.name / "error.txt"
         if error.exists():

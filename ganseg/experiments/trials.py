@@ -35,7 +35,7 @@ class Trial:
     setting: dict  # the point of the grid
     overrides: dict  # everything that differs from the data set's own config, seed included
     name: str  # of the run
-    after: str | None = None  # run whose samples tell this one's sigma^2
+    after: str | None = None  # the run whose samples give this one's sigma^2
 
     @property
     def label(self):
@@ -106,7 +106,7 @@ def _name(prefix, setting, own, seed):
     return "-".join([prefix, *(parts or ["base"]), f"seed{seed}"]).replace(" ", "").replace("[", "").replace("]", "")
 
 
-def finished(dataset, trial):
+def is_finished(dataset, trial):
     """Whether a trial is trained, distilled and evaluated to its end."""
     folder = runs.outputs_root() / dataset / trial.name
     if not (folder / "config.yaml").exists():
@@ -121,12 +121,12 @@ def finished(dataset, trial):
 
 
 def _last_step(cfg, notes):
-    """Where the segmenter of an evaluation should end: an auto-encoder segments by itself."""
+    """The last step of the segmenter that was evaluated. An auto-encoder segments by itself."""
     return cfg.max_steps if notes.get("generator weights") == "auto-encoder" else cfg.distill_steps
 
 
-def evaluation(dataset, trial):
+def newest_evaluation(dataset, trial):
     """The newest evaluation of a finished trial, or None."""
-    if not finished(dataset, trial):
+    if not is_finished(dataset, trial):
         return None
     return runs.find(f"{dataset}/{trial.name}").records("evaluate")[-1]

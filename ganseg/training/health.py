@@ -8,6 +8,7 @@ FEW, MUCH = 0.05, 0.95  # shares of the background: it has vanished below, it co
 WON = 0.1  # a discriminator loss; 2 log 2 = 1.39 means that it cannot tell fakes from photos
 SCATTERED = 0.2  # a concentration loss: it starts near 0.7 and falls under 0.05 where training goes well
 N_LAST = 5  # log lines that must agree
+ADVICE = ("scattered", "unused")  # troubles that are said and never stop a training
 
 
 def troubles(cfg, records, shares):
@@ -49,8 +50,10 @@ def _of_shares(cfg, shares):
                 f"(now {cfg.seed})."}
     parts = {k: shares.get(f"part_{k}_share", 1.0) / (1 - background) for k in range(1, cfg.n_parts + 1)}
     unused = [f"{k} ({share:.1%})" for k, share in parts.items() if share < USED_SHARE]
-    if unused:
-        which = f"under {USED_SHARE:.0%} of the foreground: part {', '.join(unused)}"
-        advice = f"Lower lambda_con (now {cfg.lambda_con:g}), or take another seed (now {cfg.seed})."
+    if not unused:
+        return {}
+    which = f"under {USED_SHARE:.0%} of the foreground: part {', '.join(unused)}"
+    advice = f"Lower lambda_con (now {cfg.lambda_con:g}), or take another seed (now {cfg.seed})."
+    if cfg.n_parts - len(unused) < cfg.n_parts / 2:  # as the metric collapse
         return {"collapsed": f"Collapsed at step {step}, {which}. {advice}"}
-    return {}
+    return {"unused": f"Some parts are not used at step {step}, {which}. {advice}"}

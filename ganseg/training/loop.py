@@ -150,6 +150,8 @@ class Loop:
                 self.known.add(kind)
                 self.run.log(f"{self.stage}_health", self.done, trouble=kind, sentence=sentence)
                 print(f"Warning: {sentence}", flush=True)
+                if kind in health.ADVICE:
+                    continue
                 if self.run.cfg.on_trouble == "stop":
                     self.save()
                     raise UserError(f"{self.run.label}: stopped at step {self.done}, as on_trouble asks. {sentence}")

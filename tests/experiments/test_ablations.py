@@ -95,8 +95,8 @@ def test_the_table_averages_seeds_and_tells_what_is_missing(outputs, monkeypatch
 def fake(monkeypatch, values):
     """Trials with these values of nmi_foreground are finished; collapse is 1 where it is below 0.1."""
     records = {name: {"nmi_foreground": v, "collapse": float(v < 0.1)} for name, v in values.items()}
-    monkeypatch.setattr(findings, "evaluation", lambda dataset, trial: records.get(trial.name))
-    monkeypatch.setattr(findings, "finished", lambda dataset, trial: trial.name in records)
+    monkeypatch.setattr(findings, "newest_evaluation", lambda dataset, trial: records.get(trial.name))
+    monkeypatch.setattr(findings, "is_finished", lambda dataset, trial: trial.name in records)
 
 
 def test_findings_compare_seed_by_seed_and_claim_nothing_undertrained(monkeypatch):
@@ -119,7 +119,7 @@ def test_a_trial_that_fails_is_marked_and_not_finished(outputs):
     (trial,) = trials.make_trials(trials.Sweep(grid={"n_per": [3]}), "folder", "a", [0])  # no source
     reason = ablations.run_trial("folder", trial, str(outputs), 1)
     assert "source" in reason and reason in (outputs / "folder" / trial.name / "error.txt").read_text()
-    assert not trials.finished("folder", trial)
+    assert not trials.is_finished("folder", trial)
     assert findings.sweep_table("folder", [trial]).status.iloc[0].startswith("error: source")
 
 

@@ -30,7 +30,7 @@ def test_the_reference_makes_the_same_step_with_more_work(tiny):
 
 def test_every_change_is_compared_with_numbers(tiny):
     cfg = tiny(batch_size=2)
-    records = list(benchmark.compare(cfg, CPU, n_steps=1))
+    records = list(benchmark.compare_ways(cfg, CPU, n_steps=1))
     assert [r["change"] for r in records] == list(benchmark.changes(CPU, compiled=False))
     numbers = [value for r in records for name, value in r.items() if name not in ("change",) and "peak" not in name]
     assert all(value > 0 and math.isfinite(value) for value in numbers)
@@ -39,7 +39,7 @@ def test_every_change_is_compared_with_numbers(tiny):
 
 
 def test_no_trainer_of_a_row_is_left_in_memory_for_the_next(tiny):
-    rows = benchmark.compare(tiny(batch_size=2), CPU, n_steps=1)
+    rows = benchmark.compare_ways(tiny(batch_size=2), CPU, n_steps=1)
     next(rows)
     gc.collect()
     assert not [thing for thing in gc.get_objects() if isinstance(thing, benchmark.Trainer)]

@@ -84,7 +84,7 @@ def test_published_numbers_stand_beside_ours_only_where_the_protocol_agrees(tiny
 
 
 def test_published_numbers_belong_to_known_data_sets_and_settings():
-    numbers = compare.published()
+    numbers = compare.load_published()
     assert set(numbers.dataset) <= set(config.datasets()) and len(numbers) == 5 * 11 + 4 + 14
     for setting in numbers.setting:
         assert set(setting) <= set(config.Config.model_fields)

@@ -97,9 +97,9 @@ def test_too_few_samples_are_refused():
 @pytest.mark.parametrize("method", ["tsne", "pca", pytest.param("umap", marks=pytest.mark.slow)])
 def test_projections_keep_far_clusters_apart_and_repeat_themselves(method):
     vectors, parts, _ = clusters(50)
-    xy = embeddings.project(vectors, method, seed=1)
+    xy = embeddings.project_to_plane(vectors, method, seed=1)
     assert xy.shape == (80, 2) and np.isfinite(xy).all()
-    np.testing.assert_array_equal(embeddings.project(vectors, method, seed=1), xy)
+    np.testing.assert_array_equal(embeddings.project_to_plane(vectors, method, seed=1), xy)
     means = np.stack([xy[parts == k].mean(axis=0) for k in range(4)])
     nearest = np.linalg.norm(xy[:, None] - means, axis=-1).argmin(axis=1)
     assert (nearest == parts).mean() > 0.95
@@ -107,7 +107,7 @@ def test_projections_keep_far_clusters_apart_and_repeat_themselves(method):
 
 def test_an_unknown_method_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match="method: 't-sne' .*did you mean tsne"):
-        embeddings.project(np.zeros((9, 3)), "t-sne")
+        embeddings.project_to_plane(np.zeros((9, 3)), "t-sne")
 
 
 @pytest.fixture

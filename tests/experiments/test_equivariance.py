@@ -146,9 +146,9 @@ def test_the_share_outside_is_the_change_that_neither_the_old_nor_the_new_mask_c
     before = Painted(part(TWO_BY_TWO), image, image)
     after = Painted(part(TWO_BY_TWO.flip(1)), image + torch.tensor([[1.0, 1.0], [0.0, 2.0]]), image)
     monkeypatch.setattr(equivariance, "paint", lambda *_: after)
-    record = equivariance.one_part(G, scene, before, 1, [0])
+    record = equivariance.measure_one_part(G, scene, before, 1, [0])
     assert record["outside"] == pytest.approx(4 / 6) and record["outside_by_chance"] == pytest.approx(1 / 2)
-    assert equivariance.one_part(G, scene, before, 1, [1])["outside"] == pytest.approx(1)
+    assert equivariance.measure_one_part(G, scene, before, 1, [1])["outside"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("channel, silent", [(1, "change_foreground"), (0, "change_elsewhere")])

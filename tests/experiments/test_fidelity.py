@@ -97,7 +97,7 @@ def test_precision_and_recall_take_an_even_spread_of_many(monkeypatch):
 
 def test_generated_pictures_are_rounded_as_saved_ones_are_and_do_not_depend_on_their_number(tiny):
     G = loading.build_generator(tiny()).eval()
-    few, many = (torch.cat(list(fidelity.generated(G, n, seed=3))) for n in (70, 130))
+    few, many = (torch.cat(list(fidelity.generate_batches(G, n, seed=3))) for n in (70, 130))
     assert (few.shape, many.shape, few.dtype) == ((70, 3, 32, 32), (130, 3, 32, 32), torch.uint8)
     assert (few.int() - many[:70].int()).abs().max() <= 1  # batches of another size may round otherwise
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_the_newest_checkpoint_is_measured_and_logged(trained):
     (record,) = fidelity.measure_fidelity(trained, n_generated=20)
     assert record == trained.records("fidelity")[-1]
     assert record["step"] == 2 and record["weights"] == "raw" and record["n_training"] == 16
-    fake = fidelity.pixels(torch.cat(list(fidelity.generated(loading.load_generator(trained), 20, 0))))
+    fake = fidelity.pixels(torch.cat(list(fidelity.generate_batches(loading.load_generator(trained), 20, 0))))
     real = fidelity.pixels(load_pictures(trained.cfg, "train").images)
     assert record["frechet_pixels_20_vs_16"] == pytest.approx(frechet.frechet(fake, real))
     assert "only 16 training pictures" in record["protocols"]["frechet_pixels_20_vs_16"]
@@ -169,7 +169,7 @@ def test_fid_is_named_by_its_count_and_given_by_the_weights_of_2015_only(trained
 
     photos = Pictures(random_pictures(12), [str(i) for i in range(12)])  # fewer than the 16 allowed: it is all there is
     monkeypatch.setattr(fidelity, "load_pictures", lambda cfg, split: photos)
-    monkeypatch.setattr(fidelity, "generated", lambda G, n, seed: random_pictures(n).split(5000))
+    monkeypatch.setattr(fidelity, "generate_batches", lambda G, n, seed: random_pictures(n).split(5000))
     monkeypatch.setattr(fidelity, "_load_inception", lambda source, device: (fidelity.pixels, digest, None))
     monkeypatch.setattr(frechet, "MOST_NEIGHBOURS", 500)
     (record,) = fidelity.measure_fidelity(trained, n_generated=n, feature_network=None)
@@ -310,7 +310,7 @@ def test_with_a_file_of_inception_weights_all_numbers_are_those_of_torch_fidelit
     other = f"inception_{digest[:8]}"
     names = [f"frechet_{other}_8_vs_16", *(f"{name}_{other}" for name in ("kid", "precision", "recall"))]
     assert list(record["protocols"]) == names and "fid" not in json.dumps(names)
-    fake = torch.cat(list(fidelity.generated(loading.load_generator(trained), 8, trained.cfg.seed)))
+    fake = torch.cat(list(fidelity.generate_batches(loading.load_generator(trained), 8, trained.cfg.seed)))
     photos = load_pictures(trained.cfg, "train").images
     expected = torch_fidelity.calculate_metrics(
         input1=AsDataset(fake), input2=AsDataset(photos), cuda=False, fid=True,

@@ -297,6 +297,17 @@ def test_the_label_under_each_visible_keypoint_is_counted():
         clustering.nmi_keypoints(labels, np.full_like(points, np.nan))
 
 
+@pytest.mark.parametrize("W, S", [(4, 2), (512, 32), (32, 32), (21, 128)])
+def test_the_label_under_a_keypoint_is_that_of_its_own_pixel(W, S):
+    """Pixel x of a picture W wide lies at x S / W of the square. Its label is the one that begins there or before."""
+    x = np.arange(W)
+    points = (2 * (x * S / W) / (S - 1) - 1).astype(np.float32)
+    landmarks = np.stack([points, points], axis=-1)[None]  # a keypoint for each pixel of the diagonal
+    labels = np.broadcast_to(np.arange(S, dtype=np.uint8), (1, S, S))
+    table = clustering.keypoint_table(labels, landmarks)
+    assert table.sum() == W and (table.argmax(axis=1) == x * S // W).all()
+
+
 def test_nmi_and_ari_of_keypoints_equal_sklearn():
     labels, points = rng(1).integers(0, 4, (30, 9, 9), np.uint8), rng(2).integers(0, 9, (30, 5, 2))
     points = np.where(rng(3).uniform(size=(30, 5, 1)) < 0.2, np.nan, points / 4 - 1)

@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import kills
+import numpy as np
 import pytest
 from conftest import LOGGED
 
 from ganseg import checkpoints, runs, train
 from ganseg.errors import UserError
+from ganseg.metrics import masks
 from ganseg.training import health
 
 LONG = ["-p", "dataset", "tiny", "-p", "max_steps", "5000", "-p", "log_every_steps", "1", "-p", "save_every_steps",
@@ -275,9 +277,29 @@ def test_the_rules_see_what_goes_wrong(tiny):
         "not finite": ([*well, {"step": 9, "generator_loss": float("nan")}], used),
         "discriminator winning": ([{**line, "discriminator_loss": 0.01} for line in well], used),
         "scattered": ([{**line, "concentration_loss": 0.5} for line in well], used),
-        "collapsed": (well, {**used, "part_3_share": 0.0001}),
+        "collapsed": (well, {**used, "part_2_share": 0.0001, "part_3_share": 0.0001}),
+        "unused": (well, {**used, "part_3_share": 0.0001}),
         "only background": (well, {**used, "background_share": 0.99}),
         "no background": (well, {**used, "background_share": 0.01}),
     }
     for kind, (lines, shares) in cases.items():
         assert list(health.troubles(cfg, lines, [shares])) == [kind]
+
+
+def test_a_collapse_is_what_the_metric_calls_so(tiny):
+    """Of 8 parts that hold the foreground alike, n are left: the warning and the metric draw the same line."""
+    cfg = tiny(n_parts=8)
+    for n in range(1, 9):
+        labels = np.repeat(np.arange(1, n + 1, dtype=np.uint8), 8 * 3)
+        labels = np.concatenate([labels, np.zeros(200, np.uint8)])[None, :, None]
+        share = 0.4 / n
+        line = {"step": 9, "background_share": 0.6, **{f"part_{k}_share": share * (k <= n) for k in range(1, 9)}}
+        assert ("collapsed" in health.troubles(cfg, [], [line])) == bool(masks.collapse(labels, 8)), n
+
+
+@pytest.mark.parametrize("wish", ["stop", "rollback"])
+def test_advice_does_not_stop_a_training(tiny_run, quick, monkeypatch, wish):
+    monkeypatch.setattr(health, "troubles", lambda *_: {"scattered": "Scattered.", "unused": "Part 2."})
+    run = tiny_run(max_steps=2, log_every_steps=1, on_trouble=wish)
+    assert [record["step"] for record in train.train(run)] == [1, 2]
+    assert [r["trouble"] for r in run.records("train_health")] == ["scattered", "unused"]
