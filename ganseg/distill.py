@@ -20,8 +20,6 @@ def distill(run, control=False):
     """
     cfg = run.cfg
     device = devices.choose_device(cfg.device)
-    run.hold()
-    run.start(device)
     stage, weights = ("control", "untrained") if control else ("distill", cfg.distill_generator)
     name = "control" if control else "segmenter"
     G, gan_step = _teacher(run, weights, device)
@@ -31,6 +29,9 @@ def distill(run, control=False):
         S = loading.build_segmenter(cfg).to(device, memory_format=devices.memory_format(cfg, device))
     optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
     parts = {"segmenter": S, "optimizer": optimizer}
+    # What could be a user's mistake has been read by now
+    run.hold()
+    run.start(device)
     facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights, "gan_step": gan_step}
     _forget_older(run, name, gan_step)
     loop = Loop(run, stage, name, parts, cfg.distill_steps, **facts)

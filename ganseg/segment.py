@@ -88,6 +88,7 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     out = Path(out).expanduser()
     listing, skipped = _list_photos(paths, out), []
     stems = _output_names([name for name, _ in listing])
+    _keep_inputs(paths, out, stems)
     out.mkdir(parents=True, exist_ok=True)
     start = printed = time.monotonic()
     with files.whole(out / "parts.csv") as file:
@@ -140,6 +141,14 @@ def _list_photos(paths, out):
     listings = [list_pictures(path, called="photos") for path in paths]
     pairs = zip(prefixes, listings, strict=True)
     return [(prefix + name, opener) for prefix, listing in pairs for name, opener in listing]
+
+
+def _keep_inputs(paths, out, stems):
+    """Raise UserError where a photo would be overwritten by what another one gives."""
+    given = {Path(p).expanduser().resolve() for p in ([paths] if isinstance(paths, str | Path) else paths)}
+    made = {(out / f"{stem}{end}").resolve() for stem in stems for end in ("_parts.png", "_overlay.jpg")}
+    if lost := sorted(given & made):
+        raise UserError(f"out: {lost[0]} is a photo and would be overwritten; name another folder with --out.")
 
 
 def _output_names(names):

@@ -35,17 +35,19 @@ def train(run):
     real_batch = Batches(photos.images, cfg, device)
     if gan:
         memory.check(cfg, device)
+    networks = _networks(cfg) if gan else autoencoding.network(cfg)
+    # What could be a user's mistake has been read by now
     run.hold()
     run.start(device)
     distributed.wait_for_all()
     _list_skipped(run, photos)
-    yield from (_train_gan if gan else autoencoding.train)(run, real_batch, device)
+    yield from (_train_gan if gan else autoencoding.train)(run, networks, real_batch, device)
 
 
-def _train_gan(run, real_batch, device):
+def _train_gan(run, networks, real_batch, device):
     """The GAN's loop: load, then for each step generate, update both networks, average, log, sample, save."""
     cfg = run.cfg
-    G, D, G_ema = (net.to(device, memory_format=devices.memory_format(cfg, device)) for net in _networks(cfg))
+    G, D, G_ema = (net.to(device, memory_format=devices.memory_format(cfg, device)) for net in networks)
     if cfg.compile:
         compile_networks(G, D)
     optimizer_G, optimizer_D = optimizers(G, D, cfg)

@@ -146,3 +146,14 @@ def test_results_among_the_photos_are_refused(run, tmp_path):
     photo().save(tmp_path / "a.png")
     with pytest.raises(UserError, match="out: "):
         segment.segment_photos(tmp_path, "x", tmp_path / "out", device="cpu")
+
+
+def test_a_photo_is_never_overwritten_by_what_another_one_gives(run, tmp_path):
+    for name in ("a.png", "a_overlay.jpg"):
+        photo().save(tmp_path / name)
+    before = (tmp_path / "a_overlay.jpg").read_bytes()
+    photos = [tmp_path / "a.png", tmp_path / "a_overlay.jpg"]
+    with pytest.raises(UserError, match="a_overlay.jpg is a photo and would be overwritten"):
+        segment.segment_photos(photos, "creatures/x", tmp_path, device="cpu")
+    assert (tmp_path / "a_overlay.jpg").read_bytes() == before and not (tmp_path / "parts.csv").exists()
+    assert segment.segment_photos(photos, "creatures/x", tmp_path / "out", device="cpu") == []

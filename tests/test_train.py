@@ -180,3 +180,10 @@ def test_a_device_that_is_not_there_is_refused(tiny_run, monkeypatch):
     with pytest.raises(UserError, match="device: cuda is not available"):
         run_through(tiny_run(device="cuda"))
     assert not runs.outputs_root().exists()
+
+
+def test_a_mistyped_warm_start_leaves_neither_a_folder_nor_a_lock(tiny_run, quick):
+    with pytest.raises(UserError, match="there is no such checkpoint"):
+        list(train.train(tiny_run("warm", warm_start="gan-typo.pt", max_steps=2)))
+    assert not tiny_run("warm").folder.exists()
+    assert [record["step"] for record in train.train(tiny_run("warm", max_steps=2))] == [2]

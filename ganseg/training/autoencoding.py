@@ -17,12 +17,16 @@ def check(cfg):
         raise UserError(f"devices: {cfg.architecture} is trained by one process; leave devices out.")
 
 
-def train(run, real_batch, device):
-    """Train the run's auto-encoder, as ganseg.train.train does a GAN; real_batch is a Batches."""
-    cfg = run.cfg
+def network(cfg):
+    """A fresh auto-encoder as seeded by the config, without touching the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        network = Autoencoder(cfg).to(device).train()
+        return Autoencoder(cfg)
+
+
+def train(run, network, real_batch, device):
+    """Train the run's auto-encoder, as ganseg.train.train does a GAN; real_batch is a Batches."""
+    cfg, network = run.cfg, network.to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr_generator, betas=(0.5, 0.9))
     loop = Loop(run, "train", "gan", {"autoencoder": network, "optimizer": optimizer}, cfg.max_steps)
 
