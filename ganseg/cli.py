@@ -1,7 +1,6 @@
 """The command: `ganseg NOTEBOOK -p name value ... --run NAME` and `ganseg segment PHOTOS --run R --out DIR`."""
 
 import argparse
-import contextlib
 import shutil
 import signal
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ganseg import arguments, config
+from ganseg import arguments, config, signals
 from ganseg.arguments import DEFAULTS
 from ganseg.errors import NotebookFailed, UserError
 
@@ -92,7 +91,7 @@ def _execute(papermill, source, executed, values):
 
     Raises NotebookFailed for any other error inside.
     """
-    with _signals_passed_on() as asked:
+    with signals.taken(_interrupt_notebook) as asked:
         try:
             papermill.execute_notebook(
                 str(source),
@@ -118,29 +117,12 @@ def _execute(papermill, source, executed, values):
             raise NotebookFailed(f"{what} (the executed copy in the run folder has the details)") from None
 
 
-@contextlib.contextmanager
-def _signals_passed_on():
-    """Interrupt the notebook's process on SIGINT and SIGTERM, which it does not get; yields a list of those that came.
-
-    The second signal raises KeyboardInterrupt at once.
-    """
+def _interrupt_notebook():
+    """Interrupt the notebook's process, which gets no signal of its own from Ctrl-C or a scheduler."""
     import psutil  # only notebooks need it
 
-    asked = []
-
-    def pass_on(number, _):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        for child in psutil.Process().children():
-            child.send_signal(signal.SIGINT)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for child in psutil.Process().children():
+        child.send_signal(signal.SIGINT)
 
 
 def _segment(argv):

@@ -182,6 +182,17 @@ def load(dataset, preset=None, **overrides):
     return check({**values, **given(overrides)})
 
 
+def changed(cfg, overrides):
+    """A config with other values. Lists that were filled in are filled in anew, and a preset is read again."""
+    values = cfg.model_dump()
+    lists = ("resolutions", "channels", "mask_channels", "discriminator_channels")
+    usual = check({**values, **dict.fromkeys(lists)})
+    values |= {name: None for name in lists if values[name] == getattr(usual, name)}
+    if overrides.get("preset"):
+        values |= _read_yaml(_params_file("preset", overrides["preset"]))
+    return check({**values, "max_minutes": None, **overrides})
+
+
 def given(overrides):
     """The overrides that are given: None is not, and the word none sets an optional field back to None."""
     return {field: None if field in OPTIONAL and str(value).lower() == "none" else value

@@ -29,18 +29,15 @@ def distill(run, control=False):
         S = loading.build_segmenter(cfg).to(device, memory_format=devices.memory_format(cfg, device))
     optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
     parts = {"segmenter": S, "optimizer": optimizer}
-    # What could be a user's mistake has been read by now
-    run.hold()
-    run.start(device)
     facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights, "gan_step": gan_step}
-    _forget_older(run, name, gan_step)
-    loop = Loop(run, stage, name, parts, cfg.distill_steps, **facts)
     S.train()
-
-    for step in loop.steps():
-        loop.add(**distill_step(G, S, optimizer, cfg, step))
-        if record := loop.finish_step():
-            yield record
+    with run.held():  # what could be a user's mistake has been read by now
+        run.start(device)
+        loop = Loop(run, stage, name, parts, cfg.distill_steps, _outdated(run, name, gan_step), **facts)
+        for step in loop.steps():
+            loop.add(**distill_step(G, S, optimizer, cfg, step))
+            if record := loop.finish_step():
+                yield record
 
 
 def _teacher(run, weights, device):
@@ -53,18 +50,18 @@ def _teacher(run, weights, device):
     return loading.generator_of(run.cfg, state, weights, path).to(device), state["step"]
 
 
-def _forget_older(run, name, gan_step):
-    """Delete a segmenter that learned from another step of the GAN."""
+def _outdated(run, name, gan_step):
+    """The checkpoints of a segmenter that learned from another step of the GAN."""
     before = (run.load_state(name) or {}).get("gan_step", gan_step)
-    if before != gan_step:
-        print(f"The GAN has gone from step {before} to {gan_step} since its segmenter was distilled: distilled anew.")
-        for path in run.checkpoints(name):
-            path.unlink()
+    if before == gan_step:
+        return []
+    print(f"The GAN has gone from step {before} to {gan_step} since its segmenter was distilled: distilled anew.")
+    return run.checkpoints(name)
 
 
 def distill_all(run):
     """Distil the run's generator and, where the config asks for it, an untrained one as control."""
-    if run.cfg.architecture != "gan":
+    if "autoencoder" in (run.load_state("gan") or {}):
         print(f"{run.label} is an auto-encoder: it segments photos itself, nothing is distilled.", flush=True)
         autoencoding.keep_as_segmenter(run)
         return

@@ -1,5 +1,6 @@
 """A run's folder: outputs/<dataset>/<run>/ with its config, metrics, checkpoints and samples."""
 
+import contextlib
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ from ganseg.errors import UserError
 
 SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.yaml, gan.pt, segmenter.pt
 STAGES = {"gan": "train", "segmenter": "distill"}  # checkpoint name -> notebook that makes it
-_held = {}  # folder -> the lock of a run that this process writes
+_held = {}  # folder -> (lock, who took it last) of a run that this process writes
 
 
 def outputs_root():
@@ -103,15 +104,29 @@ class Run:
     def label(self):
         return f"{self.folder.parent.name}/{self.folder.name}"
 
-    def hold(self):
-        """Keep other processes from training in this run until release() or the end of this process.
+    @contextlib.contextmanager
+    def held(self):
+        """Keep other processes from training in this run inside the block.
 
         Raises UserError, naming the process, where another one holds it. A dead process holds nothing, however it
+        ended. A later block of this process takes the run over, since a notebook may keep a training that an error
         ended. On a network disk without flock, filelock does what it can.
         """
         if distributed.rank():
+            yield
             return
-        self.release()
+        folder, me = self.folder.resolve(), object()
+        lock, _ = _held.get(folder) or (self._lock(), None)
+        _held[folder] = lock, me
+        try:
+            yield
+        finally:
+            if _held.get(folder, (None, None))[1] is me:
+                del _held[folder]
+                lock.release()
+
+    def _lock(self):
+        """The lock of the folder, taken. What a killed process was writing is deleted."""
         lock, holder = FileLock(self.folder / ".lock", thread_local=False), self.folder / ".holder"
         try:
             with files.writing(self.folder):
@@ -123,16 +138,11 @@ class Run:
                 f"run: {self.label} is being written by {who}; wait for it, or give another name with --run."
             ) from None
         except NotImplementedError:  # no flock there
-            return
+            return lock
         files.write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
-        _held[self.folder.resolve()] = lock
-        for left_over in self.folder.glob("*/*.partial"):  # a process was killed while it wrote them
+        for left_over in self.folder.glob("*/*.partial"):
             left_over.unlink(missing_ok=True)
-
-    def release(self):
-        """Let other processes train in this run."""
-        if lock := _held.pop(self.folder.resolve(), None):
-            lock.release()
+        return lock
 
     def start(self, device):
         """Make the folder and save the config with what it runs on.
@@ -163,15 +173,20 @@ class Run:
         if not distributed.rank() and path.exists():
             records.rewrite(path, [r for r in records.read(path) if r["stage"] not in stages or r["step"] <= step])
 
-    def save(self, name, step, state):
-        """Write checkpoints/<name>-<step>.pt whole or not at all, and delete the old ones that are not to be kept."""
+    def save(self, name, step, state, outdated=()):
+        """Write checkpoints/<name>-<step>.pt whole or not at all, and delete the old ones that are not to be kept.
+
+        outdated  paths that this checkpoint takes the place of
+        """
         path = self.folder / "checkpoints" / f"{name}-{step:08d}.pt"
         if distributed.rank():
             return path
         with files.whole(path, "wb") as file:
             torch.save({"step": step, "config": self.cfg.model_dump(), **state}, file)
+        for old in {*outdated} - {path}:
+            old.unlink(missing_ok=True)
         for old in self.checkpoints(name)[: -self.cfg.keep_checkpoints]:
-            if not self.cfg.keep_every_steps or step_of(old) % self.cfg.keep_every_steps:
+            if old != path and (not self.cfg.keep_every_steps or step_of(old) % self.cfg.keep_every_steps):
                 old.unlink()
         return path
 
@@ -180,7 +195,14 @@ class Run:
         return sorted((self.folder / "checkpoints").glob(f"{name}-*.pt"))
 
     def newest(self, name):
+        """Path of a stage's last checkpoint, which may be damaged (see intact), or None."""
         return next(reversed(self.checkpoints(name)), None)
+
+    def set_aside(self, name, step):
+        """Rename a stage's checkpoints after a step, from which it goes on: they are damaged."""
+        for path in self.checkpoints(name):
+            if step_of(path) > step and not distributed.rank():
+                path.replace(path.with_suffix(".damaged"))
 
     def load_state(self, name):
         """The newest checkpoint of a stage that is not damaged, or None where there is none; see intact."""
@@ -210,7 +232,11 @@ class Run:
 def _reopened(folder, overrides):
     """The saved config with the overrides that may still change. Raises UserError for any other override."""
     saved = config.read(folder / "config.yaml")
-    free = config.FREE | (set() if any(folder.glob("checkpoints/segmenter-*.pt")) else config.DISTILL)
+    if not any(folder.glob("checkpoints/*.pt")):  # there is nothing yet that the settings must fit
+        return config.changed(saved, overrides)
+    # An auto-encoder holds its segmenter from the start
+    is_distilled = saved.architecture != "gan" or any(folder.glob("checkpoints/segmenter-*.pt"))
+    free = config.FREE | (set() if is_distilled else config.DISTILL)
     for field, value in overrides.items():
         old = getattr(saved, field, value)
         if field not in free and value != old:

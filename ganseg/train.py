@@ -2,7 +2,7 @@
 
 import torch
 
-from ganseg import arguments, checkpoints, devices, distributed, files
+from ganseg import arguments, devices, distributed, files
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.model import averaging, loading, sampling
@@ -22,26 +22,25 @@ def train(run):
     so far, left_s the time left. Raises UserError when a loss is not finite.
     """
     cfg = run.cfg
-    device = devices.choose_device(cfg.device)
-    if cfg.devices > 1 and distributed.size() == 1:
-        run.start(device)
-        yield from launch.launch(run)
-        return
     gan = cfg.architecture == "gan"
     if not gan:
         autoencoding.check(cfg)
-    device = distributed.start(cfg, device)
+    to_launch = cfg.devices > 1 and distributed.size() == 1
+    if to_launch:
+        launch.check(cfg)
+    device = distributed.start(cfg, devices.choose_device(cfg.device))
     photos = _load_photos(run)
-    real_batch = Batches(photos.images, cfg, device)
-    if gan:
-        memory.check(cfg, device)
+    memory.check(cfg, device, memory.gan_step if gan else autoencoding.step)
     networks = _networks(cfg) if gan else autoencoding.network(cfg)
-    # What could be a user's mistake has been read by now
-    run.hold()
-    run.start(device)
-    distributed.wait_for_all()
-    _list_skipped(run, photos)
-    yield from (_train_gan if gan else autoencoding.train)(run, networks, real_batch, device)
+    with run.held():  # what could be a user's mistake has been read by now
+        run.start(device)
+        distributed.wait_for_all()
+        _list_skipped(run, photos)
+        if not to_launch:
+            real_batch = Batches(photos.images, cfg, device)
+            yield from (_train_gan if gan else autoencoding.train)(run, networks, real_batch, device)
+    if to_launch:
+        yield from launch.launch(run)  # its first process holds the run
 
 
 def _train_gan(run, networks, real_batch, device):
@@ -172,12 +171,7 @@ def _networks(cfg):
         torch.manual_seed(cfg.seed + 1)
         D = Discriminator(cfg)
     G_ema = averaging.averaged_copy(G)
-    if cfg.warm_start:
-        state = checkpoints.load_checkpoint(cfg.warm_start)
-        for name, net in (("generator", G), ("discriminator", D), ("ema", G_ema)):
-            if name not in state:
-                raise UserError(f"warm_start: {cfg.warm_start} has no {name}; name a run's checkpoint gan-*.pt.")
-            checkpoints.load_weights(net, state[name], cfg.warm_start)
+    loading.warm_start(cfg, generator=G, discriminator=D, ema=G_ema)
     return G, D, G_ema
 
 

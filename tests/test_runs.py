@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import LOGGED
 
-from ganseg import checkpoints, runs
+from ganseg import checkpoints, config, runs
 from ganseg.errors import UserError
 from ganseg.model import loading
 
@@ -40,12 +40,36 @@ def test_a_started_run_is_reopened_as_it_was_saved(tiny_run):
 
 @pytest.mark.parametrize("field, old, new", [("n_parts", 3, 4), ("lambda_con", 7.0, 8.0), ("seed", 0, 1)])
 def test_reopening_with_another_setting_is_refused_and_changes_nothing(tiny_run, tmp_path, field, old, new):
-    tiny_run(**{field: old}).start("cpu")
+    run = tiny_run(**{field: old})
+    run.start("cpu")
+    run.save("gan", 1, {})
     before = contents(tmp_path)
     with pytest.raises(UserError) as error:
         runs.open_run("creatures", "run", **{field: new})
     assert all(word in str(error.value) for word in (f"{field}: ", "creatures/run", repr(old), repr(new)))
     assert contents(tmp_path) == before
+
+
+def test_a_run_without_a_checkpoint_takes_other_settings(tiny_run):
+    """After out of memory or a loss that is not finite the advice is another batch_size, seed or image_size."""
+    tiny_run(lambda_con=7.0).start("cpu")
+    cfg = runs.open_run("creatures", "run", batch_size=2, seed=5).cfg
+    assert (cfg.batch_size, cfg.seed, cfg.lambda_con) == (2, 5, 7.0)
+    runs.open_run("creatures", "filled").start("cpu")
+    larger = runs.open_run("creatures", "filled", image_size=64).cfg  # what was filled in for 32 pixels follows
+    assert larger.resolutions == [16, 32, 64] and len(larger.discriminator_channels) == 5
+    assert runs.open_run("creatures", "filled", preset="small").cfg == config.load("creatures", "small")
+
+
+def test_pruning_never_deletes_what_was_just_saved(tiny_run, capsys):
+    """Damaged checkpoints after the one that a training goes on from do not count as newer ones."""
+    run = tiny_run(keep_checkpoints=1)
+    run.start("cpu")
+    run.save("gan", 1, {})
+    for step in (8, 9):
+        (run.folder / "checkpoints" / f"gan-{step:08d}.pt").write_bytes(b"")
+    run.save("gan", 2, {})
+    assert run.load_state("gan")["step"] == 2
 
 
 def test_settings_of_the_running_alone_may_change(tiny_run):

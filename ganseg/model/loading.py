@@ -15,6 +15,18 @@ def build_generator(cfg):
         return fast.build(cfg)
 
 
+def warm_start(cfg, **networks):
+    """Give networks the weights that the checkpoint cfg.warm_start, if there is one, holds under their names.
+
+    Raises UserError where it lacks one, or has one of another shape.
+    """
+    state = checkpoints.load_checkpoint(cfg.warm_start) if cfg.warm_start else {}
+    for name, network in networks.items() if cfg.warm_start else ():
+        if name not in state:
+            raise UserError(f"warm_start: {cfg.warm_start} has no {name}; name a run's checkpoint gan-*.pt.")
+        checkpoints.load_weights(network, state[name], cfg.warm_start)
+
+
 def load_generator(run, weights="raw", device="cpu"):
     """The run's generator in evaluation mode.
 

@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from ganseg import distributed
+from ganseg import devices, distributed
 from ganseg.errors import UserError
+from ganseg.model import loading
 from ganseg.model.autoencoder import Autoencoder, reconstruct
 from ganseg.training.loop import Loop
 
@@ -13,26 +14,38 @@ N_SAMPLES = 30  # pictures in each file of samples/
 
 def check(cfg):
     """Raise UserError where several processes were to train an auto-encoder."""
-    if distributed.size() > 1:
+    if max(distributed.size(), cfg.devices) > 1:
         raise UserError(f"devices: {cfg.architecture} is trained by one process; leave devices out.")
 
 
 def network(cfg):
-    """A fresh auto-encoder as seeded by the config, without touching the global random state."""
+    """An auto-encoder as seeded by the config, without touching the global random state, or of its warm start."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        return Autoencoder(cfg)
+        made = Autoencoder(cfg)
+    loading.warm_start(cfg, autoencoder=made)
+    return made
+
+
+def step(cfg):
+    """What a step makes of two pictures, as ganseg.training.memory.gan_step."""
+    made = Autoencoder(cfg)
+    return [made], [], made(torch.zeros(2, 3, cfg.image_size, cfg.image_size)).image
 
 
 def train(run, network, real_batch, device):
     """Train the run's auto-encoder, as ganseg.train.train does a GAN; real_batch is a Batches."""
     cfg, network = run.cfg, network.to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr_generator, betas=(0.5, 0.9))
+    if cfg.compile:
+        network.compile()
     loop = Loop(run, "train", "gan", {"autoencoder": network, "optimizer": optimizer}, cfg.max_steps)
 
     for step in loop.steps():
         real = real_batch(step, loop.random(step))
-        loss = F.mse_loss(network(real).image, real)
+        with devices.autocast(cfg, device):
+            image = network(real).image
+        loss = F.mse_loss(image, real)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

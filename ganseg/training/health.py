@@ -1,6 +1,7 @@
 """What goes wrong in a training, judged by its log. The training and its viewers use the same rules."""
 
 import math
+from typing import NamedTuple
 
 from ganseg.metrics.masks import USED_SHARE
 
@@ -11,12 +12,25 @@ N_LAST = 5  # log lines that must agree
 ADVICE = ("scattered", "unused")  # troubles that are said and never stop a training
 
 
+class Trouble(NamedTuple):
+    sentence: str  # what goes wrong and what to change
+    step: int  # since when, as far as the log tells
+
+
 def troubles(cfg, records, shares):
-    """Kind of trouble -> a sentence with what to change; {} where nothing goes wrong.
+    """Kind of trouble -> Trouble; {} where nothing goes wrong.
 
     records  log lines of a stage, oldest first
     shares   log lines of its samples: background_share, part_1_share, ...
     """
+    found = {kind: Trouble(sentence, records[-N_LAST:][0]["step"])
+             for kind, sentence in _of_records(cfg, records).items()}
+    if shares:
+        found |= {kind: Trouble(sentence, shares[-1]["step"]) for kind, sentence in _of_shares(cfg, shares[-1]).items()}
+    return found
+
+
+def _of_records(cfg, records):
     found = {}
     if any(isinstance(v, float) and not math.isfinite(v) for line in records[-1:] for v in line.values()):
         found["not finite"] = (
@@ -31,12 +45,13 @@ def troubles(cfg, records, shares):
             f"lr_discriminator (now {cfg.lr_discriminator:g}) or lambda_con (now {cfg.lambda_con:g}), or take "
             f"another seed (now {cfg.seed})."
         )
-    if len(last["concentration_loss"]) == N_LAST and min(last["concentration_loss"]) > SCATTERED:
+    concentration = last["concentration_loss"]
+    if len(concentration) == N_LAST and min(concentration) > SCATTERED and concentration[-1] > 0.9 * concentration[0]:
         found["scattered"] = (
-            f"The parts are scattered (their concentration loss stays above {SCATTERED}; it starts near 0.7): "
-            f"if it no longer falls, raise lambda_con (now {cfg.lambda_con:g})."
+            f"The parts are scattered (their concentration loss stays above {SCATTERED} and no longer falls): "
+            f"raise lambda_con (now {cfg.lambda_con:g})."
         )
-    return found | (_of_shares(cfg, shares[-1]) if shares else {})
+    return found
 
 
 def _of_shares(cfg, shares):

@@ -14,17 +14,22 @@ MAX_RESTARTS = 3  # after a worker has died; each goes on from the newest checkp
 ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
-def launch(run):
-    """Train a run in cfg.devices processes on this machine; yields its log records as they are written.
-
-    Raises UserError when the processes failed more often than MAX_RESTARTS times.
-    """
-    cfg, log = run.cfg, run.folder / "workers.log"
+def check(cfg):
+    """Raise UserError where cfg.devices processes cannot train on this machine."""
     if torch.cuda.is_available() and cfg.device != "cpu" and torch.cuda.device_count() < cfg.devices:
         raise UserError(f"devices: {cfg.devices} are wanted, and there are {torch.cuda.device_count()} GPUs.")
     if cfg.batch_size % cfg.devices:
         raise UserError(f"batch_size: {cfg.batch_size} pictures cannot be divided among {cfg.devices} devices; "
                         f"choose a multiple of {cfg.devices}.")
+
+
+def launch(run):
+    """Train a run in cfg.devices processes on this machine; yields its log records as they are written.
+
+    Raises UserError for a user's mistake that one of them finds, and when they failed more often than MAX_RESTARTS
+    times.
+    """
+    cfg, log = run.cfg, run.folder / "workers.log"
     seen = len(run.records("train"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cfg.devices),
                "--max-restarts", str(MAX_RESTARTS), "-m", "ganseg.train",
@@ -33,7 +38,7 @@ def launch(run):
     with open(log, "w") as file:
         process = subprocess.Popen(command, env=ENV | os.environ, stdout=file, stderr=subprocess.STDOUT)
     try:
-        while True:
+        while not _mistake(log):
             ended = process.poll() is not None
             records = run.records("train")
             # A restart repeats some steps and their lines
@@ -47,5 +52,10 @@ def launch(run):
             process.terminate()  # torchrun passes it on; each process ends after a saved step
             process.wait()
     if process.returncode:
-        said = [line for line in log.read_text().splitlines() if line.startswith("ganseg: ")]
-        raise UserError(said[-1].removeprefix("ganseg: ") if said else f"{run.label}: its processes failed, see {log}.")
+        raise UserError(_mistake(log) or f"{run.label}: its processes failed, see {log}.")
+
+
+def _mistake(log):
+    """The sentence that a process ended with, which starting it again would not change; None where there is none."""
+    said = [line for line in log.read_text().splitlines() if line.startswith("ganseg: ")]
+    return said[0].removeprefix("ganseg: ") if said else None

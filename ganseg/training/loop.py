@@ -1,14 +1,11 @@
 """What the training loops share: resuming, values between log lines, the clock, checkpoints."""
 
-import contextlib
 import datetime
-import signal
-import threading
 import time
 
 import torch
 
-from ganseg import checkpoints, distributed
+from ganseg import checkpoints, distributed, signals
 from ganseg.devices import rng
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -27,16 +24,17 @@ class Loop:
     name       of the checkpoints: gan, segmenter or control
     parts      name -> network or optimiser: what a checkpoint holds
     max_steps  where the stage ends
+    outdated   paths of checkpoints that are not gone on from; they are deleted once the first new one is written
     facts      plain values kept in each checkpoint
     """
 
-    def __init__(self, run, stage, name, parts, max_steps, **facts):
+    def __init__(self, run, stage, name, parts, max_steps, outdated=(), **facts):
         self.run, self.stage, self.name, self.parts, self.max_steps = run, stage, name, parts, max_steps
-        self.facts = facts
-        self.attempt = 0  # how often this training was rolled back
+        self.outdated, self.facts = outdated, facts
+        self.attempt, self.since = 0, 0  # how often this training was rolled back, and to which step
         networks = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
         self.device = next(networks[0].parameters()).device
-        self.trouble = None  # the reason to roll back before the next step
+        self.trouble = None  # the health.Trouble to roll back from before the next step
         self.done, self.window = 0, {}  # steps done; name -> {step: value} since the last log line
         self._load()
         self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
@@ -44,17 +42,22 @@ class Loop:
         self.stopping = False
 
     def _load(self):
-        path, state = self.run.intact(self.name)
+        path, state = self.run.intact(self.name) if not self.outdated else (None, None)
         state = state or {"step": 0}
         self.done = self.last_done = state["step"]
-        self.attempt = state.get("attempt", 0)
+        self.attempt, self.since = state.get("attempt", 0), state.get("since", 0)
+        if path:
+            self.run.set_aside(self.name, self.done)
         self.run.rewind({self.stage, f"{self.stage}_samples", f"{self.stage}_health"}, self.done)
         troubles = distributed.of_the_first(self.run.records(f"{self.stage}_health"))
         self.known = {record["trouble"] for record in troubles}
         self.window = state.get("window", {})
         for name, part in self.parts.items():
-            if name in state:  # released weights come without optimisers
+            if name in state:
                 checkpoints.load_weights(part, state[name], path)
+            elif path and isinstance(part, torch.nn.Module):  # released weights come without optimisers
+                raise UserError(f"{self.run.label}: {path.name} holds no {name}, so its training cannot go on; train "
+                                "a run of another name.")
 
     def steps(self):
         """Step numbers still to do, until max_steps or until max_minutes have passed.
@@ -62,24 +65,21 @@ class Loop:
         SIGINT and SIGTERM let the current step end, save it and raise KeyboardInterrupt. A second one raises at once.
         """
         first, begun = self.done, self.start
-        with _asked_to_stop() as asked:
-            try:
-                while self.done < self.max_steps:
-                    if self.done == first + 1:  # the first one warms up
-                        begun = time.monotonic()
-                    if self.done == first + 1 + TIMED_STEPS:
-                        self._say_how_long((time.monotonic() - begun) / TIMED_STEPS)
-                    self.done += 1
-                    minutes = (time.monotonic() - self.start) / 60
-                    time_is_up = minutes > (self.run.cfg.max_minutes or float("inf"))
-                    self.stopping = distributed.any_of(time_is_up or bool(asked), self.device)
-                    yield self.done - 1
-                    if self.trouble:
-                        self._roll_back()
-                    elif self.stopping:
-                        break
-            finally:
-                self.run.release()
+        with signals.taken(lambda: print("Stopping after this step; once more stops at once.", flush=True)) as asked:
+            while self.done < self.max_steps:
+                if self.done == first + 1:  # the first one warms up
+                    begun = time.monotonic()
+                if self.done == first + 1 + TIMED_STEPS:
+                    self._say_how_long((time.monotonic() - begun) / TIMED_STEPS)
+                self.done += 1
+                minutes = (time.monotonic() - self.start) / 60
+                time_is_up = minutes > (self.run.cfg.max_minutes or float("inf"))
+                self.stopping = distributed.any_of(time_is_up or bool(asked), self.device)
+                yield self.done - 1
+                if self.trouble:
+                    self._roll_back()
+                elif self.stopping:
+                    break
         if self.stopping and self.done < self.max_steps:
             why = "Stopped" if asked else "max_minutes passed"
             print(f"{why} at step {self.done}; the same command goes on from there.", flush=True)
@@ -109,20 +109,22 @@ class Loop:
         return is_due and (kind == "log" or not self.trouble)
 
     def finish_step(self, prepare=None, draw=None):
-        """Log, sample and save what is due after this step; returns the record of a log line, or None.
+        """Sample, log and save what is due after this step; returns the record of a log line, or None.
 
         prepare  called before a sample or a checkpoint
         draw     returns the Generated to save as samples; None: this stage has none
+        What has gone wrong is found before it is saved. Raises UserError where the config says to stop then.
         """
-        record = None
+        prepare = prepare or (lambda: None)
         if any(map(self.due, ("log", "sample", "save"))):
             self.check_finite()
-        if prepare and (self.due("sample") or self.due("save")):
+        if self.due("sample") or self.due("save"):
             prepare()
-        if self.due("log"):
-            record = self.log()
         if draw and self.due("sample"):
             self.save_samples(draw())
+        record = self.log() if self.due("log") else None
+        if self.due("log") or self.due("sample"):
+            self._look_after(prepare)
         if self.due("save"):
             self.save()
         return record
@@ -137,50 +139,55 @@ class Loop:
         left_s = (self.max_steps - self.done) / rate
         spent_s = self.spent_s + now - self.start
         times = {"time_s": round(spent_s, 3), "steps_per_s": round(rate, 4), "left_s": round(left_s, 1)}
-        record = self.run.log(self.stage, self.done, **means, **times)
-        self._look_after()
-        return record
+        return self.run.log(self.stage, self.done, **means, **times)
 
-    def _look_after(self):
-        """Print, log and act on what has begun to go wrong."""
-        records, shares = self.run.records(self.stage), self.run.records(f"{self.stage}_samples")
+    def _look_after(self, prepare):
+        """Print, log and act on what has begun to go wrong since this training began or was rolled back."""
+        records, shares = (
+            [record for record in self.run.records(stage) if record["step"] > self.since]
+            for stage in (self.stage, f"{self.stage}_samples")
+        )
         found = distributed.of_the_first(health.troubles(self.run.cfg, records, shares))
-        for kind, sentence in found.items():
+        for kind, trouble in found.items():
             if kind not in self.known and not self.trouble:
                 self.known.add(kind)
-                self.run.log(f"{self.stage}_health", self.done, trouble=kind, sentence=sentence)
-                print(f"Warning: {sentence}", flush=True)
+                self.run.log(f"{self.stage}_health", self.done, trouble=kind, sentence=trouble.sentence)
+                print(f"Warning: {trouble.sentence}", flush=True)
                 if kind in health.ADVICE:
                     continue
                 if self.run.cfg.on_trouble == "stop":
+                    prepare()
                     self.save()
-                    raise UserError(f"{self.run.label}: stopped at step {self.done}, as on_trouble asks. {sentence}")
+                    raise UserError(f"{self.run.label}: stopped at step {self.done}, as on_trouble asks. "
+                                    f"{trouble.sentence}")
                 if self.run.cfg.on_trouble == "rollback":
-                    self.trouble = sentence
+                    self.trouble = trouble
 
     def _roll_back(self):
-        """Go back to the newest checkpoint before the trouble, with other random numbers from there on."""
+        """Go back to the newest checkpoint before the trouble began, with other random numbers from there on."""
         trouble, self.trouble = self.trouble, None
-        before = [path for path in self.run.checkpoints(self.name) if checkpoints.step_of(path) < self.done]
+        before = [path for path in self.run.checkpoints(self.name) if checkpoints.step_of(path) < trouble.step]
         tried = self.attempt
         if not before or tried == MAX_ROLLBACKS:
             what = f"rolled back {tried} times" if before else "no checkpoint to go back to"
-            raise UserError(f"{self.run.label}: stopped at step {self.done}, {what}. {trouble}")
+            raise UserError(f"{self.run.label}: stopped at step {self.done}, {what}. {trouble.sentence}")
         for path in self.run.checkpoints(self.name):
-            if checkpoints.step_of(path) >= self.done and not distributed.rank():
+            if path not in before and not distributed.rank():
                 path.unlink()
         distributed.wait_for_all()
         self._load()
-        self.attempt = tried + 1
-        self.run.log(f"{self.stage}_health", self.done, trouble=f"rolled back ({self.attempt})", sentence=trouble)
+        self.attempt, self.since = tried + 1, self.done
+        self.run.log(f"{self.stage}_health", self.done, trouble=f"rolled back ({self.attempt})",
+                     sentence=trouble.sentence)
         self.save()  # so that a training resumed here takes the other random numbers too
         print(f"Back to step {self.done}, attempt {self.attempt} of {MAX_ROLLBACKS}.", flush=True)
 
     def save(self):
         """Write a checkpoint of the parts and of the values not yet logged."""
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        facts = {"window": self.window, "attempt": self.attempt, **self.facts}
-        self.run.save(self.name, self.done, {**state, **facts})
+        facts = {"window": self.window, "attempt": self.attempt, "since": self.since, **self.facts}
+        self.run.save(self.name, self.done, {**state, **facts}, outdated=self.outdated)
+        self.outdated = ()
 
     def save_samples(self, generated):
         """Write samples/<step>.png of a Generated and log how its parts are used."""
@@ -204,34 +211,12 @@ class Loop:
             what = f"a weight after step {self.done}"
         what = distributed.of_the_first(what)  # averaged gradients spread it to all processes
         if what and self.run.cfg.on_trouble == "rollback" and self.stage == "train":
-            self.trouble = f"{what} is not finite: lower the learning rate."
+            self.trouble = health.Trouble(f"{what} is not finite: lower the learning rate.", self.done)
         elif what:
             raise UserError(
                 f"{self.run.label}: {what} is not finite, training stopped; the last good checkpoint is "
                 f"{self.run.newest(self.name) or 'none'}. Try a lower learning rate or another seed."
             )
-
-
-@contextlib.contextmanager
-def _asked_to_stop():
-    """Yield a list that SIGINT and SIGTERM append to. The second signal interrupts at once."""
-    asked = []
-    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
-        yield asked
-        return
-
-    def ask(number, _):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        print("Stopping after this step; once more stops at once.", flush=True)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _mean(values):

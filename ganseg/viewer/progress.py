@@ -55,4 +55,4 @@ def warnings(progress, command="the same command"):
         if progress.silent_s > max(SILENT_S, SILENT_LINES * usual_s):
             found.append(f"Nothing was written for {progress.silent_s / 60:.0f} minutes, usual are {usual_s:.0f} s "
                          f"between lines: if training has stopped, {command} goes on from the last checkpoint.")
-    return found + list(health.troubles(cfg, records, progress.shares).values())
+    return found + [trouble.sentence for trouble in health.troubles(cfg, records, progress.shares).values()]

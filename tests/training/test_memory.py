@@ -21,6 +21,30 @@ def test_a_batch_that_cannot_fit_is_refused_with_one_that_does(tiny, monkeypatch
         memory.check(tiny(), CPU)
 
 
+def test_processes_of_one_machine_share_its_memory(tiny, monkeypatch):
+    fixed, per_picture = memory.estimate(tiny())
+    monkeypatch.setattr(memory, "_room", lambda device: 2 * fixed + 10.5 * per_picture)
+    memory.check(tiny(batch_size=10, devices=2), CPU)
+    with pytest.raises(UserError, match="choose batch_size 10 or less"):
+        memory.check(tiny(batch_size=12, devices=2), CPU)
+
+
+@pytest.mark.parametrize("groups, limits, least", [
+    ("0::/job/task\n", {"memory.max": "max", "job/memory.max": "2000", "job/task/memory.max": "3000"}, 2000),
+    ("0::/host/name\n", {"memory.max": "700"}, 700),  # in a container, where the own group is the top
+    ("5:cpu:/a\n4:memory:/a\n", {"memory/memory.limit_in_bytes": "9000", "memory/a/memory.limit_in_bytes": "500"}, 500),
+    ("0::/\n", {}, None),
+])
+def test_the_limit_of_a_container_or_job_counts(tmp_path, groups, limits, least):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, text in limits.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert min(memory._limits(tmp_path), default=None) == least
+
+
 def test_no_machine_holds_ten_million_pictures_in_a_batch(tiny):
     with pytest.raises(UserError, match="batch_size: 10000000 pictures .* and there are .* GB; choose batch_size"):
         memory.check(tiny(batch_size=10_000_000), CPU)

@@ -11,12 +11,14 @@ from pathlib import Path
 import kills
 import numpy as np
 import pytest
+import torch
 from conftest import LOGGED
 
 from ganseg import checkpoints, runs, train
 from ganseg.errors import UserError
 from ganseg.metrics import masks
-from ganseg.training import health
+from ganseg.model import averaging
+from ganseg.training import health, loop, losses
 
 LONG = ["-p", "dataset", "tiny", "-p", "max_steps", "5000", "-p", "log_every_steps", "1", "-p", "save_every_steps",
         "5000", "-p", "sample_every_steps", "5000", "--run", "x"]
@@ -119,8 +121,40 @@ def test_a_run_held_by_a_living_process_is_refused_and_one_of_a_dead_process_is_
     process.kill()
     process.communicate()
     assert [record["step"] for record in train.train(run)][-1] == 7
-    run.hold()  # a finished training holds nothing
-    run.release()
+    with run.held():  # a finished training holds nothing
+        pass
+
+
+def test_a_mistake_leaves_the_run_free_and_an_abandoned_training_is_taken_over(tiny_run, quick):
+    run = tiny_run(max_steps=3, log_every_steps=1)
+    kept = train.train(run)  # as a notebook's last error keeps it
+    next(kept)
+    ours = signal.getsignal(signal.SIGINT)
+    assert [r["step"] for r in train.train(run)][-1] == 3
+    before = signal.getsignal(signal.SIGINT)
+    assert before is not ours
+    with run.held():
+        kept.close()
+        other = subprocess.run([sys.executable, "-c", HOLD, run.folder], capture_output=True, text=True)
+        assert "is being written by process" in other.stderr, other.stderr  # the old one's end did not free the new one
+    assert signal.getsignal(signal.SIGINT) is before
+    subprocess.run([sys.executable, "-c", HOLD, run.folder], check=True)
+
+
+HOLD = "import sys; from ganseg import runs\nwith runs.Run(sys.argv[1], None).held(): pass"
+
+
+def test_after_a_mistake_in_a_kernel_another_process_may_train(tiny_run, quick, tmp_path, monkeypatch):
+    run = tiny_run(warm_start=str(tmp_path / "none.pt"))
+    with pytest.raises(UserError, match="no such checkpoint") as kept:
+        list(train.train(run))
+    assert not run.folder.exists()
+    run = tiny_run()
+    monkeypatch.setattr(train, "optimizers", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as kept:
+        list(train.train(run))
+    assert kept.tb  # it keeps the training's frames alive, as a kernel does
+    subprocess.run([sys.executable, "-c", HOLD, run.folder], check=True)
 
 
 # Damaged files
@@ -215,7 +249,7 @@ def trouble_at(steps, monkeypatch):
     def troubles(cfg, records, shares):
         if left and records and records[-1]["step"] == left[0]:
             left.pop(0)
-            return {f"collapsed {len(left)}": "Collapsed, for a test."}
+            return {f"collapsed {len(left)}": health.Trouble("Collapsed, for a test.", records[-1]["step"])}
         return {}
 
     monkeypatch.setattr(health, "troubles", troubles)
@@ -259,13 +293,63 @@ def test_a_roll_back_goes_on_from_the_checkpoint_before_with_other_numbers(tiny_
     assert kills.equal(early[0]["generator"], early[1]["generator"])
 
 
-def test_a_training_that_cannot_be_saved_by_rolling_back_ends_with_a_sentence(tiny_run, quick):
+def test_a_training_that_cannot_be_saved_by_rolling_back_ends_with_a_sentence(tiny_run, quick, monkeypatch):
     fields = {"log_every_steps": 1, "save_every_steps": 1, "max_steps": 400, "on_trouble": "rollback"}
     run = tiny_run(**fields, lr_generator=1.0e30, lr_discriminator=1.0e30)
-    with pytest.raises(UserError, match="stopped at step .*(rolled back 3|no checkpoint to go).*not finite"):
+    with pytest.raises(UserError, match="stopped at step .*, no checkpoint to go back to. .* is not finite"):
         list(train.train(run))
-    state = run.load_state("gan")
-    assert state is None or all(value.isfinite().all() for value in state["generator"].values())
+    run = tiny_run("thrice", **fields)
+    list(train.train(tiny_run("thrice", **{**fields, "max_steps": 1})))
+    monkeypatch.setattr(losses, "generator_loss", lambda scores: scores.sum() * float("nan"))
+    with pytest.raises(UserError, match="stopped at step 2, rolled back 3 times. the generator_loss at step 2 is not"):
+        list(train.train(run))
+    assert all(value.isfinite().all() for value in run.load_state("gan")["generator"].values())
+
+
+def collapse_once(monkeypatch, at):
+    """Let every picture of the sample after step `at` be background, the first time only."""
+    left, save_samples = [at], loop.Loop.save_samples
+
+    def all_background(self, generated):
+        if left and self.done == left[0]:
+            left.pop()
+            masks = torch.zeros_like(generated.masks)
+            masks[:, 0] = 1
+            generated = generated._replace(masks=masks)
+        save_samples(self, generated)
+
+    monkeypatch.setattr(loop.Loop, "save_samples", all_background)
+
+
+FIELDS = {"log_every_steps": 1, "sample_every_steps": 2, "save_every_steps": 2, "max_steps": 6, "keep_checkpoints": 9}
+
+
+def test_a_collapse_is_rolled_back_behind_it_once(tiny_run, quick, monkeypatch, capsys):
+    """The real rules see it before its step is saved, and what was logged before does not count again."""
+    collapse_once(monkeypatch, at=4)
+    run = tiny_run(**FIELDS, on_trouble="rollback", lambda_area=0.0)
+    list(train.train(run))
+    said = capsys.readouterr().out
+    assert said.count("Back to step") == 1 and "Back to step 2, attempt 1 of 3." in said
+    assert [r["trouble"] for r in run.records("train_health")][:1] == ["rolled back (1)"]
+    assert run.load_state("gan")["attempt"] == 1 and run.load_state("gan")["since"] == 2
+    assert all(r["background_share"] < 1 for r in run.records("train_samples"))
+
+
+def test_a_training_stopped_for_its_trouble_is_saved_as_ever(tiny_run, quick, monkeypatch):
+    """The averaged generator's BatchNorm is measured before."""
+    measured = []
+    monkeypatch.setattr(averaging, "recalibrate_batchnorm", lambda *_: measured.append(1))
+    collapse_once(monkeypatch, at=3)
+    run = tiny_run(**{**FIELDS, "sample_every_steps": 3, "save_every_steps": 100}, on_trouble="stop")
+    with pytest.raises(UserError, match="stopped at step 3, as on_trouble asks. The background takes 100%"):
+        list(train.train(run))
+    assert run.load_state("gan")["step"] == 3 and measured
+
+
+def test_parts_that_still_come_together_are_not_called_scattered(tiny):
+    falling = [{"step": i, "concentration_loss": 0.7 - 0.05 * i} for i in range(9)]
+    assert health.troubles(tiny(), falling, []) == {}
 
 
 def test_the_rules_see_what_goes_wrong(tiny):
@@ -299,7 +383,8 @@ def test_a_collapse_is_what_the_metric_calls_so(tiny):
 
 @pytest.mark.parametrize("wish", ["stop", "rollback"])
 def test_advice_does_not_stop_a_training(tiny_run, quick, monkeypatch, wish):
-    monkeypatch.setattr(health, "troubles", lambda *_: {"scattered": "Scattered.", "unused": "Part 2."})
+    monkeypatch.setattr(health, "troubles", lambda *_: {
+        kind: health.Trouble("Some advice.", 1) for kind in health.ADVICE})
     run = tiny_run(max_steps=2, log_every_steps=1, on_trouble=wish)
     assert [record["step"] for record in train.train(run)] == [1, 2]
     assert [r["trouble"] for r in run.records("train_health")] == ["scattered", "unused"]
