@@ -18,7 +18,7 @@ def segmented(trained, tiny_run):
 def test_an_evaluation_says_with_which_settings_it_measured(segmented):
     settings = evaluate.evaluate(segmented)["settings"]
     assert set(settings) == set(evaluate.SETTINGS)
-    few = {"max_train_pictures": 16, "max_test_pictures": 6, "fit_pictures": 8, "distill_generator": "raw"}
+    few = {"max_train_pictures": 16, "max_test_pictures": 6, "fit_pictures": 8, "distill_generator": "ema"}
     assert few.items() <= settings.items()
 
 
