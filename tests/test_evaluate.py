@@ -2,7 +2,7 @@
 
 import pytest
 
-from ganseg import distill, evaluate, records
+from ganseg import distill, evaluate, records, train
 
 SMALL = {"segmenter": "unet", "segmenter_width": 4, "distill_steps": 2, "distill_batch_size": 4, "fit_pictures": 8}
 
@@ -13,6 +13,39 @@ def segmented(trained, tiny_run):
     run = tiny_run("trained", max_test_pictures=6, **SMALL)
     list(distill.distill(run))
     return run
+
+
+def test_samples_are_of_the_step_that_the_segmenter_learned_from(segmented, tiny_run):
+    before = evaluate.evaluate(segmented)
+    list(train.train(tiny_run("trained", max_steps=4)))
+    after = evaluate.evaluate(segmented)
+    assert [p.name for p in segmented.checkpoints("gan")] == ["gan-00000002.pt", "gan-00000004.pt"]
+    assert {name: after[name] for name in evaluate.OF_SAMPLES} == {name: before[name] for name in evaluate.OF_SAMPLES}
+    steps = ("GAN steps", "GAN steps of the generated samples", "distillation steps")
+    assert [after["notes"][name] for name in steps] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PK")])
+def test_without_the_generator_that_it_learned_from_what_looks_at_samples_is_left_out(
+        segmented, tiny_run, capsys, damage):
+    evaluate.evaluate(segmented)
+    list(train.train(tiny_run("trained", max_steps=4)))
+    damage(segmented.checkpoints("gan")[0])
+    capsys.readouterr()
+    record = evaluate.evaluate(segmented)
+    assert not set(evaluate.OF_SAMPLES) & record.keys() and "foreground_iou" in record
+    reason = "the GAN's step 2, which the segmenter learned from, is no longer kept"
+    assert {record["left_out"][name] for name in evaluate.OF_SAMPLES} == {reason}
+    (said,) = capsys.readouterr().out.splitlines()
+    assert reason in said and said.endswith("distil anew with: ganseg distill -p dataset creatures --run trained")
+    assert record["notes"]["GAN steps"] == 2 and "GAN steps of the generated samples" not in record["notes"]
+    assert not (segmented.folder / "figures" / "samples.png").exists()
+
+
+def test_the_control_says_how_long_it_learned(segmented, tiny_run):
+    list(distill.distill(tiny_run("trained", distill_steps=1), control=True))
+    notes = evaluate.evaluate(segmented)["notes"]
+    assert (notes["distillation steps"], notes["distillation steps of the control"]) == (2, 1)
 
 
 def test_an_evaluation_says_with_which_settings_it_measured(segmented):
