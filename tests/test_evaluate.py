@@ -1,6 +1,7 @@
 """What an evaluation says it was computed from, and what it leaves out where that does not belong together."""
 
 import pytest
+from PIL import Image
 
 from ganseg import distill, evaluate, records, train
 
@@ -46,6 +47,29 @@ def test_the_control_says_how_long_it_learned(segmented, tiny_run):
     list(distill.distill(tiny_run("trained", distill_steps=1), control=True))
     notes = evaluate.evaluate(segmented)["notes"]
     assert (notes["distillation steps"], notes["distillation steps of the control"]) == (2, 1)
+
+
+@pytest.mark.parametrize("masked_split", ["train", "test"])
+def test_masks_in_one_split_only_are_evaluated_as_far_as_they_go(masked_split, tmp_path, tiny_run, quick):
+    (tmp_path / "photos" / "masks").mkdir(parents=True)
+    mask, rows = Image.new("L", (32, 32)), ["file,split,nose_x,nose_y"]
+    mask.paste(3, (8, 8, 24, 24))
+    for i in range(16):
+        split = ("train", "test")[i % 2]
+        Image.new("RGB", (32, 32), (10 * i, 90, 0)).save(tmp_path / "photos" / f"{i}.png")
+        rows.append(f"{i}.png,{split},16,{i}")
+        if split == masked_split:
+            mask.save(tmp_path / "photos" / "masks" / f"{i}.png")
+    (tmp_path / "photos" / "landmarks.csv").write_text("\n".join(rows))
+    fields = {"reader": "folder", "source": str(tmp_path / "photos"), "max_train_pictures": None, **SMALL}
+    run = tiny_run(**fields)
+    list(train.train(run))
+    list(distill.distill(run))
+    record = evaluate.evaluate(run)
+    assert {"nmi_keypoints", "keypoint_error_percent", "parts_used"} <= record.keys()
+    assert ("foreground_iou" in record, "part_miou" in record) == (masked_split == "test", False)
+    whose = "training" if masked_split == "test" else "test"
+    assert record["left_out"]["part_miou"] == f"the {whose} pictures have no true part labels"
 
 
 def test_an_evaluation_says_with_which_settings_it_measured(segmented):
