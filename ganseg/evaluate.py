@@ -2,45 +2,41 @@
 
 import math
 
+import numpy as np
 import torch
 
-from ganseg import arguments, devices, metrics
+from ganseg import arguments, devices, metrics, runs
 from ganseg.datasets.loading import load_pictures
+from ganseg.errors import UserError
 from ganseg.figures import pictures, report
 from ganseg.model import autoencoder, loading, sampling
 from ganseg.model.prediction import predict
 
 N_SAMPLES, N_DETECTIONS = 90, 120
+# What a measurement depends on beside the networks: an evaluation counts as another's equal where these agree
+SETTINGS = {"source", "split_list", "image_size", "crop", "max_train_pictures", "max_test_pictures", "fit_pictures",
+            "distill_generator", "untrained_control", "seed"}
+OF_SAMPLES = ("extent_px", "center_spread_px", "mask_entropy", "collapse")  # metrics that look at generated pictures
 
 
 def evaluate(run):
     """Measure the segmenter, and the control where there is one; log, draw, and return the record (dict).
 
     run  from runs.open_run(..., needs="segmenter")
-    The record holds metrics by name, the control's with the prefix untrained_, `left_out` (name -> reason)
-    and `notes` (name -> fact). figures/samples.png and figures/detections.png are written.
+    The record holds metrics by name, the control's with the prefix untrained_, `left_out` (name -> reason), `notes`
+    (name -> fact) and `settings` (config field -> value, of those in SETTINGS).
+    figures/samples.png and figures/detections.png are written. The samples are of the generator that the segmenter
+    learned from. Where its checkpoint is gone, they and the metrics that look at them are left out.
     """
-    cfg = run.cfg
-    device = devices.choose_device(cfg.device)
+    cfg, device = run.cfg, devices.choose_device(run.cfg.device)
     test, fit = load_pictures(cfg, "test"), load_pictures(cfg, "fit", cfg.fit_pictures)
     if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
         fit = fit.take([])  # there is nothing to fit
-    (run.folder / "figures").mkdir(parents=True, exist_ok=True)
-
-    S, state = loading.load_segmenter(run, device=device), run.load_state("segmenter")
-    if isinstance(S, autoencoder.AsSegmenter):
-        generated = autoencoder.reconstruct(S.autoencoder, test.images[:N_SAMPLES])
-    else:
-        generated = sampling.sample(loading.load_generator(run, cfg.distill_generator, device), N_SAMPLES, cfg.seed)
-    pictures.save(pictures.samples_sheet(generated), run.folder / "figures" / "samples.png")
-
+    S, state = _load(run, "segmenter", device)
+    gan_step, generated = _samples(run, S, state, test, device)
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
-    _save_detections(run, test, labels)
-    if run.newest("control"):
-        control, _, _ = _measure(loading.load_segmenter(run, "control", device), cfg, test, fit, None)
-        values |= {f"untrained_{name}": value for name, value in control.items()}
     notes = {
-        "GAN steps": state["gan_step"] if "gan_step" in state else run.load_state("gan")["step"],
+        "GAN steps": gan_step,
         "distillation steps": state["step"],
         "generator weights": state.get("generator_weights", "released"),
         "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
@@ -49,7 +45,43 @@ def evaluate(run):
         "training pictures that fit regressions and matching": len(fit),
         "seed": cfg.seed,
     }
-    return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes)
+    if generated is None:
+        reason = f"the GAN's step {gan_step}, which the segmenter learned from, is no longer kept"
+        print(f"Left out are {', '.join(OF_SAMPLES)}: {reason}; distil anew with: {run.command('distill')}", flush=True)
+        values = {name: value for name, value in values.items() if name not in OF_SAMPLES}
+        left_out |= dict.fromkeys(OF_SAMPLES, reason)
+    else:
+        notes["GAN steps of the generated samples"] = gan_step
+    _save_figures(run, test, labels, generated)
+    if run.newest("control"):
+        C, control = _load(run, "control", device)
+        notes["distillation steps of the control"] = control["step"]
+        values |= {f"untrained_{name}": value for name, value in _measure(C, cfg, test, fit, None)[0].items()}
+    settings = cfg.model_dump(include=SETTINGS)
+    return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
+
+
+def _load(run, name, device):
+    """A segmenter and its checkpoint's content."""
+    path, state = run.intact(name)
+    if path is None:
+        raise runs.missing(run.folder, name)
+    return loading.segmenter_of(run.cfg, state, path).to(device), state
+
+
+def _samples(run, S, state, photos, device):
+    """The step of the GAN that the segmenter S learned from, and what that generates; None where it is not kept."""
+    if isinstance(S, autoencoder.AsSegmenter):
+        return state["step"], autoencoder.reconstruct(S.autoencoder, photos.images[:N_SAMPLES])
+    step = state.get("gan_step")  # None: released or by older code; then of the newest, as there is nothing else
+    try:
+        path, gan = run.intact("gan", step)
+    except UserError:  # damaged
+        path = None
+    if path is None:
+        return step, None
+    G = loading.generator_of(run.cfg, gan, run.cfg.distill_generator, path).to(device)
+    return gan["step"], sampling.sample(G, N_SAMPLES, run.cfg.seed)
 
 
 def _measure(S, cfg, test, fit, generated):
@@ -86,22 +118,23 @@ def _measure(S, cfg, test, fit, generated):
     return values, left_out, found.labels
 
 
-def _save_detections(run, test, labels):
-    """figures/detections.png: test pictures, each with its detected parts and, where known, the truth."""
-    K = run.cfg.n_parts
+def _save_figures(run, test, labels, generated):
+    """figures/samples.png, and detections.png: test pictures with their detected parts and, where known, the truth."""
+    folder, K = run.folder / "figures", run.cfg.n_parts
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "samples.png").unlink(missing_ok=True)  # it may be of another generator
+    if generated is not None:
+        pictures.save(pictures.samples_sheet(generated), folder / "samples.png")
     chosen = torch.linspace(0, len(test) - 1, min(N_DETECTIONS, len(test))).round().long()
     photos = pictures.to_uint8(test.images[chosen])
     columns = [photos, pictures.overlay(photos, labels[chosen].numpy(), K)]
-    if test.labels is not None:
+    if test.labels is not None and test.labels.any():
         truth = test.labels[chosen].numpy()
         columns.append(pictures.overlay(photos, truth, int(test.labels.max()), strength=0.9))
     elif test.landmarks is not None:
         columns.append(pictures.draw_points(photos, test.landmarks[chosen][:, :, None].numpy(), radius=1))
-    joined = columns[0]
-    for column in columns[1:]:
-        joined = pictures.pairs(joined, column)
-    sheet = pictures.grid(pictures.enlarge(joined, 96 * len(columns)), 8)
-    pictures.save(sheet, run.folder / "figures" / "detections.png")
+    sheet = pictures.grid(pictures.enlarge(np.concatenate(columns, axis=2), 96 * len(columns)), 8)
+    pictures.save(sheet, folder / "detections.png")
 
 
 def _array(tensor):

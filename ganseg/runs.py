@@ -208,12 +208,12 @@ class Run:
         """The newest checkpoint of a stage that is not damaged, or None where there is none; see intact."""
         return self.intact(name)[1]
 
-    def intact(self, name):
-        """(path, content) of the newest checkpoint of a stage that is not damaged; a warning names damaged ones.
+    def intact(self, name, step=None):
+        """(path, content) of a stage's newest checkpoint (of a step) that is not damaged; a warning names damaged ones.
 
         (None, None) where there is none; raises UserError where all are damaged.
         """
-        paths = self.checkpoints(name)
+        paths = [path for path in self.checkpoints(name) if step in (None, step_of(path))]
         while paths:
             path = paths.pop()
             try:

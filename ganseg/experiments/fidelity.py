@@ -1,7 +1,8 @@
 """How far generated pictures are from the training pictures: FID, KID, precision, recall and other Frechet distances.
 
 What a number depends on is in its name: how many pictures were generated, averaged weights (_ema), a training set
-that was cut down to N pictures (_vs_N). FID is what the Inception weights of 2015 give, and nothing else.
+that was cut down to N pictures (_vs_N), the size at which another network sees them. FID is what the Inception weights
+of 2015 give, and nothing else.
 """
 
 import hashlib
@@ -26,7 +27,6 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 NETWORKS = {"efficientnet_lite0": "ganseg.experiments.fidelity:efficientnet_lite0"}  # networks with a short name
 NEAREST = f"{frechet.NEIGHBOURS} nearest neighbours, at most {frechet.MOST_NEIGHBOURS:,} pictures of either side"
 KERNEL = f"kernel distance, mean of 100 random subsets of at most {frechet.KID_SUBSET:,}"
-METHODS = {"fid": "Frechet distance", "kid": KERNEL, "precision": NEAREST, "recall": NEAREST}
 
 
 def measure_fidelity(run, n_generated=50_000, weights=None, inception_weights=None, feature_network="pixels",
@@ -42,7 +42,10 @@ def measure_fidelity(run, n_generated=50_000, weights=None, inception_weights=No
     A record holds values by name, `left_out` (name -> reason) and `protocols` (name -> sentence).
     Raises UserError for what cannot be.
     """
-    _check(n_generated, weights)
+    if not isinstance(n_generated, int) or n_generated <= frechet.NEIGHBOURS:
+        raise UserError(f"n_generated: {n_generated!r} is not allowed; it should be a whole number of at least 4.")
+    if weights not in (None, "raw", "ema"):
+        raise UserError(f"weights: {weights!r} is not allowed; it should be raw or ema.")
     cfg, device = run.cfg, devices.choose_device(run.cfg.device)
     label, own = load_network(feature_network, feature_size, device) if feature_network else (None, None)
     inception, digest, reason = _load_inception(inception_weights, device)
@@ -50,42 +53,52 @@ def measure_fidelity(run, n_generated=50_000, weights=None, inception_weights=No
 
     photos = load_pictures(cfg, "train")
     real = extract_features((batch.to(device) for batch in photos.images.split(BATCH)), networks)
+    of = {f"frechet_{label}": f"Frechet distance, {real['own'].shape[1]} features of {feature_network}"} if own else {}
+    methods = of | _inception_methods(digest)
     records = []
-    for path in run.checkpoints("gan") if every_checkpoint else [run.newest("gan")]:
-        G, step, used = _load_generator(cfg, path, weights, device)
+    for path, state in _checkpoints(run, every_checkpoint):
+        used = weights or ("raw" if "generator" in state else "ema")
+        G = loading.generator_of(cfg, state, used, path).to(device)
         fake = extract_features(generate_batches(G, n_generated, cfg.seed), networks)
-        suffix, names, what = _protocol(cfg, n_generated, used, len(photos), digest)
-        values, protocols = {}, {}  # by name
-        if own:
-            name, of = f"frechet_{label}{suffix}", f"{real['own'].shape[1]} features of {feature_network}"
-            values[name] = frechet.frechet(fake["own"], real["own"])
-            protocols[name] = f"Frechet distance, {of}; {what}"
-        if inception:
-            values |= _inception_values(fake["inception"], real["inception"], names)
-            protocols |= _inception_protocols(names, digest, what)
-        facts = {"weights": used, "n_generated": n_generated, "n_training": len(photos), "protocols": protocols}
-        left_out = {} if inception else dict.fromkeys(names.values(), reason)
-        records.append(run.log("fidelity", step, **values, **facts, left_out=left_out))
-        print(f"step {step}:", *(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+        protocols = _protocols(cfg, n_generated, used, len(photos), methods)
+        values = dict(zip(protocols, _distances(fake, real), strict=False))
+        left_out = {name: reason for name in protocols if name not in values}
+        facts = {"weights": used, "n_generated": n_generated, "n_training": len(photos)}
+        facts["protocols"] = {name: protocols[name] for name in values}
+        records.append(run.log("fidelity", state["step"], **values, **facts, left_out=left_out))
+        print(f"step {state['step']}:", *(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
     return records
 
 
-def _check(n_generated, weights):
-    if not isinstance(n_generated, int) or n_generated <= frechet.NEIGHBOURS:
-        raise UserError(f"n_generated: {n_generated!r} is not allowed; it should be a whole number of at least 4.")
-    if weights not in (None, "raw", "ema"):
-        raise UserError(f"weights: {weights!r} is not allowed; it should be raw or ema.")
+def _distances(fake, real):
+    """The values in their order: of the user's network first, then Inception's."""
+    values = [frechet.frechet(fake["own"], real["own"])] if "own" in real else []
+    if "inception" in real:
+        pair = fake["inception"], real["inception"]
+        values += [frechet.frechet(*pair), frechet.kid(*pair), *frechet.precision_recall(*pair)]
+    return values
 
 
-def _protocol(cfg, n_generated, weights, n_training, digest):
-    """What names depend on: the suffix of distances, the names by Inception's METHODS, and a sentence."""
+def _checkpoints(run, every):
+    """(path, content) of the newest checkpoint, or of each by step. Damaged ones are passed over with a warning."""
+    newest, content = run.intact("gan")
+    for path in run.checkpoints("gan") if every else []:
+        if path < newest:
+            try:
+                yield path, checkpoints.load_checkpoint(path)
+            except UserError as error:
+                print(f"Warning: {error} It is passed over.", flush=True)
+    yield newest, content
+
+
+def _protocols(cfg, n_generated, weights, n_training, methods):
+    """Name -> sentence, with all that a value depends on, of methods (name -> sentence) without it."""
     whole = cfg.max_train_pictures is None or n_training < cfg.max_train_pictures
     count = f"{n_generated // 1000}k" if n_generated % 1000 == 0 else str(n_generated)
-    ema = "_ema" if weights == "ema" else ""
-    suffix = f"_{count}{'' if whole else f'_vs_{n_training}'}{ema}"
+    suffix = f"_{count}{'' if whole else f'_vs_{n_training}'}{'_ema' if weights == 'ema' else ''}"
     what = f"{n_generated:,} generated pictures ({weights} weights) against {'all' if whole else 'only'}"
     what += f" {n_training:,} training pictures, {cfg.image_size} pixels, {cfg.crop}"
-    return suffix, _inception_names(digest, suffix, ema), what
+    return {f"{name}{suffix}": f"{method}; {what}" for name, method in methods.items()}
 
 
 @torch.no_grad()
@@ -132,7 +145,7 @@ def efficientnet_lite0():
 
 
 def load_network(name, size, device):
-    """The label and the feature function of a network that a user names.
+    """The label (with the size) and the feature function of a network that a user names.
 
     name  pixels, efficientnet_lite0, or module:function of the user's environment: a function without arguments that
           returns an nn.Module with its weights, from pictures (B, 3, size, size) in [0, 1], resized bilinearly with
@@ -167,14 +180,7 @@ def load_network(name, size, device):
                             "it should give (B, D) or (B, D, h, w) with D above 1.")  # fmt: skip
         return out.flatten(2).mean(dim=2) if len(shape) == 4 else out
 
-    return re.sub(r"\W+", "_", attribute), of_batch
-
-
-def _load_generator(cfg, path, weights, device):
-    """A checkpoint's generator in evaluation mode, its step, and which weights it has."""
-    state = checkpoints.load_checkpoint(path)
-    used = weights or ("raw" if "generator" in state else "ema")
-    return loading.generator_of(cfg, state, used, path).to(device), state["step"], used
+    return re.sub(r"\W+", "_", f"{attribute}_{size}px"), of_batch
 
 
 def _load_inception(source, device):
@@ -213,19 +219,10 @@ def _download(url):
     return path
 
 
-def _inception_names(digest, suffix, ema):
-    """What the values of METHODS are called; other weights than those of 2015 give other names."""
+def _inception_methods(digest):
+    """Name -> sentence of the values in their order. Other weights than those of 2015 give none that is called FID."""
     other = "" if digest in (None, INCEPTION_SHA256) else f"_inception_{digest[:8]}"
-    distance = "frechet" if other else "fid"
-    return {"fid": f"{distance}{other}{suffix}"} | {name: f"{name}{other}{ema}" for name in list(METHODS)[1:]}
-
-
-def _inception_values(fake, real, names):
-    precision, recall = frechet.precision_recall(fake, real)
-    fid, kid = frechet.frechet(fake, real), frechet.kid(fake, real)
-    return {names["fid"]: fid, names["kid"]: kid, names["precision"]: precision, names["recall"]: recall}
-
-
-def _inception_protocols(names, digest, what):
-    of = f"Inception features, weights of sha256 {digest[:8]}; {what}"
-    return {names[k]: f"{method}, {of}" for k, method in METHODS.items()}
+    of = f"Inception features, weights of sha256 {(digest or INCEPTION_SHA256)[:8]}"
+    distance = f"{'frechet' if other else 'fid'}{other}"
+    return {distance: f"Frechet distance, {of}", f"kid{other}": f"{KERNEL}, {of}",
+            f"precision{other}": f"{NEAREST}, {of}", f"recall{other}": f"{NEAREST}, {of}"}

@@ -25,15 +25,15 @@ class Predictions:
     image_size: int  # width in pixels of the square images that the landmarks' [-1, 1] spans
     # What the data set knows, and lacks: of several missing fields the first is the reason a user reads.
     # (N, H, W) and (M, H, W) uint8: 0 background, true parts from 1
-    true_labels: np.ndarray | None = _optional("the data set has no true part labels")
+    true_labels: np.ndarray | None = _optional("the test pictures have no true part labels")
     train_true_labels: np.ndarray | None = _optional("the training pictures have no true part labels")
     # (N,) and (M,) bool: the pictures whose true labels and foreground are known; None: all
     masked: np.ndarray | None = None
     train_masked: np.ndarray | None = None
     # (N, H, W) bool; true_labels != 0 where only those are given
-    true_foreground: np.ndarray | None = _optional("the data set has no true foreground masks")
+    true_foreground: np.ndarray | None = _optional("the test pictures have no true foreground masks")
     # (N, L, 2) and (M, L, 2) in [-1, 1], (x, y), NaN where a landmark is missing
-    landmarks: np.ndarray | None = _optional("the data set has no landmarks")
+    landmarks: np.ndarray | None = _optional("the test pictures have no landmarks")
     train_landmarks: np.ndarray | None = _optional("the training pictures have no landmarks")
     eyes: tuple[int, int] | None = _optional("the data set's landmarks name no pair of eyes")  # two of 0..L-1
     # Width of the frames whose pixels the data set's own protocol counts
@@ -88,13 +88,14 @@ def compute(predictions):
     values, left_out = {}, {}
     for name, (function, _) in _METRICS.items():
         parameters = inspect.signature(function).parameters
-        known = {p: value for p in parameters if not _is_absent(value := getattr(predictions, p))}
+        known = {p: getattr(predictions, p) for p in parameters}
         for truths, fields, masked in (
             ({"true_labels", "true_foreground"}, {"labels", "true_labels", "true_foreground"}, predictions.masked),
             ({"train_true_labels"}, {"train_labels", "train_true_labels"}, predictions.train_masked),
         ):
             if masked is not None and truths & known.keys():
-                known |= {field: known[field][masked] for field in fields & known.keys()}
+                known |= {p: known[p][masked] for p in fields & known.keys() if known[p] is not None}
+        known = {p: value for p, value in known.items() if value is not None and np.size(value)}
         needs = {p for p in parameters if parameters[p].default is inspect.Parameter.empty}
         absent = [field for field in _FIELDS if field in needs - known.keys()]
         if absent:
@@ -105,7 +106,3 @@ def compute(predictions):
         except LeftOut as reason:
             left_out[name] = str(reason)
     return values, left_out
-
-
-def _is_absent(value):
-    return value is None or np.size(value) == 0

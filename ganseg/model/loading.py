@@ -57,13 +57,18 @@ def build_segmenter(cfg):
     return segmenter.build(cfg) if cfg.architecture == "gan" else autoencoder.AsSegmenter(cfg)
 
 
-def load_segmenter(run, name="segmenter", device="cpu"):
-    """The newest segmenter (or control) of a run in evaluation mode.
+def load_segmenter(run, device="cpu"):
+    """The newest segmenter of a run in evaluation mode.
 
     Raises UserError where the run has none, or one of another shape.
     """
-    path, state = run.intact(name)
+    path, state = run.intact("segmenter")
     if path is None:
         raise runs.missing(run.folder, "segmenter")
-    network = build_segmenter(run.cfg.model_copy(update={"backbone_weights": "none"}))  # the checkpoint holds it
-    return checkpoints.load_weights(network, state.get("segmenter"), path).to(device).eval()
+    return segmenter_of(run.cfg, state, path).to(device)
+
+
+def segmenter_of(cfg, state, path):
+    """The segmenter of a checkpoint's content in evaluation mode; path is for messages."""
+    network = build_segmenter(cfg.model_copy(update={"backbone_weights": "none"}))  # the checkpoint holds it
+    return checkpoints.load_weights(network, state.get("segmenter"), path).eval()

@@ -332,6 +332,20 @@ def test_pictures_without_a_mask_do_not_count_where_masks_are_asked_for():
     assert some["background_share"] != whole["background_share"]  # of all predictions
 
 
+@pytest.mark.parametrize("field, names, reason", [
+    ("masked", {"foreground_iou", "foreground_iou_center_box"}, "the test pictures have no true foreground masks"),
+    ("masked", {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"},
+     "the test pictures have no true part labels"),
+    ("train_masked", {"part_miou"}, "the training pictures have no true part labels"),
+])
+def test_where_no_picture_of_a_split_has_a_mask_what_asks_for_masks_is_left_out(field, names, reason):
+    predictions, whole = everything(), metrics.compute(everything())[0]
+    setattr(predictions, field, np.zeros(6, bool))
+    values, left_out = metrics.compute(predictions)
+    assert {left_out[name] for name in names} == {reason}
+    assert values == {name: whole[name] for name in values} and {"background_share", "nmi_keypoints"} <= values.keys()
+
+
 # shapes and the registry
 
 
@@ -378,13 +392,14 @@ def test_each_metric_is_either_a_finite_float_or_left_out_and_has_a_protocol():
                 "parts_used", "part_share_min", "background_share", *UNDER},
      "no part labels were predicted for the test pictures"),
     ("true_labels", {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"},
-     "the data set has no true part labels"),
-    ("true_foreground", {"foreground_iou", "foreground_iou_center_box"}, "the data set has no true foreground masks"),
+     "the test pictures have no true part labels"),
+    ("true_foreground", {"foreground_iou", "foreground_iou_center_box"},
+     "the test pictures have no true foreground masks"),
     ("train_labels", {"part_miou"}, "no part labels were predicted for the training pictures"),
     ("train_true_labels", {"part_miou"}, "the training pictures have no true part labels"),
     ("centroids", {*FACES, "taichi_mae"}, "no centroids were predicted for the test pictures"),
     ("train_centroids", {*FACES, "taichi_mae"}, "no centroids were predicted for the training pictures"),
-    ("landmarks", {*FACES, "taichi_mae", *UNDER}, "the data set has no landmarks"),
+    ("landmarks", {*FACES, "taichi_mae", *UNDER}, "the test pictures have no landmarks"),
     ("train_landmarks", {*FACES, "taichi_mae"}, "the training pictures have no landmarks"),
     ("frame_px", {"taichi_mae"}, "the data set has no protocol of its own in pixels of its frames"),
     ("extents_px", {"extent_px"}, "no extents of generated samples"),
@@ -409,8 +424,8 @@ def test_what_generated_samples_say_is_averaged():
 
 def test_what_the_data_set_lacks_is_named_before_what_was_not_predicted():
     left_out = metrics.compute(Predictions(n_parts=2, image_size=128))[1]
-    assert left_out["part_miou"] == left_out["nmi"] == "the data set has no true part labels"
-    assert left_out["landmark_error"] == left_out["keypoint_error_percent"] == "the data set has no landmarks"
+    assert left_out["part_miou"] == left_out["nmi"] == "the test pictures have no true part labels"
+    assert left_out["landmark_error"] == left_out["keypoint_error_percent"] == "the test pictures have no landmarks"
 
 
 def test_metrics_without_anything_to_average_are_left_out_not_nan():

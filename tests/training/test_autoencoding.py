@@ -56,6 +56,9 @@ def test_a_run_is_trained_evaluated_and_segments_photos(tiny_run, tmp_path, kind
     record = evaluate.evaluate(runs.find(f"creatures/{kind}"))
     assert {"nmi_foreground", "foreground_iou", "center_spread_px", "extent_px", "mask_entropy"} <= record.keys()
     assert 0 <= record["mask_entropy"] <= 1
+    list(train.train(tiny_run(kind, architecture=kind, max_steps=3, **SMALL)))
+    again = evaluate.evaluate(runs.find(f"creatures/{kind}"))  # of what was kept as the segmenter
+    assert again["notes"]["GAN steps"] == 2 and again["extent_px"] == pytest.approx(record["extent_px"])
     assert (run.folder / "samples" / "00000002.png").exists()
     Image.new("RGB", (30, 40), "white").save(tmp_path / "photo.png")
     assert segment.load(f"creatures/{kind}").segment(tmp_path / "photo.png").shape == (40, 30)

@@ -1,0 +1,86 @@
+"""What an evaluation says it was computed from, and what it leaves out where that does not belong together."""
+
+import pytest
+from PIL import Image
+
+from ganseg import distill, evaluate, records, train
+
+SMALL = {"segmenter": "unet", "segmenter_width": 4, "distill_steps": 2, "distill_batch_size": 4, "fit_pictures": 8}
+
+
+@pytest.fixture
+def segmented(trained, tiny_run):
+    """A tiny run of two GAN steps with a segmenter."""
+    run = tiny_run("trained", max_test_pictures=6, **SMALL)
+    list(distill.distill(run))
+    return run
+
+
+def test_samples_are_of_the_step_that_the_segmenter_learned_from(segmented, tiny_run):
+    before = evaluate.evaluate(segmented)
+    list(train.train(tiny_run("trained", max_steps=4)))
+    after = evaluate.evaluate(segmented)
+    assert [p.name for p in segmented.checkpoints("gan")] == ["gan-00000002.pt", "gan-00000004.pt"]
+    assert {name: after[name] for name in evaluate.OF_SAMPLES} == {name: before[name] for name in evaluate.OF_SAMPLES}
+    steps = ("GAN steps", "GAN steps of the generated samples", "distillation steps")
+    assert [after["notes"][name] for name in steps] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PK")])
+def test_without_the_generator_that_it_learned_from_what_looks_at_samples_is_left_out(
+        segmented, tiny_run, capsys, damage):
+    evaluate.evaluate(segmented)
+    list(train.train(tiny_run("trained", max_steps=4)))
+    damage(segmented.checkpoints("gan")[0])
+    capsys.readouterr()
+    record = evaluate.evaluate(segmented)
+    assert not set(evaluate.OF_SAMPLES) & record.keys() and "foreground_iou" in record
+    reason = "the GAN's step 2, which the segmenter learned from, is no longer kept"
+    assert {record["left_out"][name] for name in evaluate.OF_SAMPLES} == {reason}
+    (said,) = capsys.readouterr().out.splitlines()
+    assert reason in said and said.endswith("distil anew with: ganseg distill -p dataset creatures --run trained")
+    assert record["notes"]["GAN steps"] == 2 and "GAN steps of the generated samples" not in record["notes"]
+    assert not (segmented.folder / "figures" / "samples.png").exists()
+
+
+def test_the_control_says_how_long_it_learned(segmented, tiny_run):
+    list(distill.distill(tiny_run("trained", distill_steps=1), control=True))
+    notes = evaluate.evaluate(segmented)["notes"]
+    assert (notes["distillation steps"], notes["distillation steps of the control"]) == (2, 1)
+
+
+@pytest.mark.parametrize("masked_split", ["train", "test"])
+def test_masks_in_one_split_only_are_evaluated_as_far_as_they_go(masked_split, tmp_path, tiny_run, quick):
+    (tmp_path / "photos" / "masks").mkdir(parents=True)
+    mask, rows = Image.new("L", (32, 32)), ["file,split,nose_x,nose_y"]
+    mask.paste(3, (8, 8, 24, 24))
+    for i in range(16):
+        split = ("train", "test")[i % 2]
+        Image.new("RGB", (32, 32), (10 * i, 90, 0)).save(tmp_path / "photos" / f"{i}.png")
+        rows.append(f"{i}.png,{split},16,{i}")
+        if split == masked_split:
+            mask.save(tmp_path / "photos" / "masks" / f"{i}.png")
+    (tmp_path / "photos" / "landmarks.csv").write_text("\n".join(rows))
+    fields = {"reader": "folder", "source": str(tmp_path / "photos"), "max_train_pictures": None, **SMALL}
+    run = tiny_run(**fields)
+    list(train.train(run))
+    list(distill.distill(run))
+    record = evaluate.evaluate(run)
+    assert {"nmi_keypoints", "keypoint_error_percent", "parts_used"} <= record.keys()
+    assert ("foreground_iou" in record, "part_miou" in record) == (masked_split == "test", False)
+    whose = "training" if masked_split == "test" else "test"
+    assert record["left_out"]["part_miou"] == f"the {whose} pictures have no true part labels"
+
+
+def test_an_evaluation_says_with_which_settings_it_measured(segmented):
+    settings = evaluate.evaluate(segmented)["settings"]
+    assert set(settings) == set(evaluate.SETTINGS)
+    few = {"max_train_pictures": 16, "max_test_pictures": 6, "fit_pictures": 8, "distill_generator": "ema"}
+    assert few.items() <= settings.items()
+
+
+def test_a_record_whose_settings_are_damaged_is_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for settings in ({"fit_pictures": 8}, "none", None, [1]):
+        records.append(path, {"stage": "evaluate", "step": 1, "settings": settings})
+    assert [record["settings"] for record in records.read(path)] == [{"fit_pictures": 8}]
