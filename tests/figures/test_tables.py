@@ -23,7 +23,8 @@ def test_markup_in_cells_index_and_columns_is_shown_as_text():
 @pytest.mark.parametrize("begins", ["=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0d"])
 def test_no_text_of_a_csv_is_a_formula_and_numbers_stay_numbers(tmp_path, begins):
     text = f"{begins}1+1"
-    tables.save_csv(pd.DataFrame({"a": [text, f"b{begins}"], text: [-1.5, None]}, index=[text, "c"]), tmp_path / "t.csv")
+    frame = pd.DataFrame({"a": [text, f"b{begins}"], text: [-1.5, None]}, index=[text, "c"])
+    tables.save_csv(frame, tmp_path / "t.csv")
     with open(tmp_path / "t.csv", newline="", encoding="utf-8") as file:
         read = list(csv.reader(file))
     assert read == [["", "a", f"'{text}"], [f"'{text}", f"'{text}", "-1.5"], ["c", f"b{begins}", ""]]
