@@ -192,8 +192,7 @@ def _read(file, reader, skipped):
 def _save_parts(photo, labels, n_parts, stem):
     """Write <stem>_parts.png and <stem>_overlay.jpg. Pillow blends large photos in less memory than numpy."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    parts = Image.fromarray(labels)
-    parts.putpalette([0, 0, 0, *pictures.part_colors(n_parts).ravel().tolist()])
+    parts = pictures.indexed(labels, n_parts)
     parts.save(f"{stem}_parts.png")
     painted = Image.blend(photo, parts.convert("RGB"), 0.6)
     Image.composite(painted, photo, Image.fromarray(labels > 0)).save(f"{stem}_overlay.jpg", quality=90)
