@@ -38,6 +38,13 @@ def overlay(pictures, labels, n_parts, strength=0.6):
     return np.where((labels > 0)[..., None], painted, pictures).astype(np.uint8)
 
 
+def indexed(labels, n_parts):
+    """Labels (H, W) uint8 as a PIL image with a palette: pixel value = part, 0 background."""
+    image = Image.fromarray(labels)
+    image.putpalette([0, 0, 0, *part_colors(n_parts).ravel().tolist()])
+    return image
+
+
 def enlarge(pictures, smallest=96):
     """Repeat pixels until the pictures are at least so wide: (N, H, W, 3) -> (N, f H, f W, 3)."""
     f = -(-smallest // pictures.shape[2])

@@ -1,37 +1,33 @@
 """Data in, a plotly Figure out, and nothing else."""
 
-import html
-
 import numpy as np
+import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ganseg.figures import pictures
 
-N_COLUMNS = 3
-ROW_PX = 200  # height of one row of curves
-CURVE, BACKGROUND = "#0072B2", "#DDDDDD"
+ROW_PX = 200  # height of one row of small plots
+CURVE, GREY, BACKGROUND = "#0072B2", "#888888", "#DDDDDD"
+AS_TEXT = {ord(sign): f"&#{ord(sign)};" for sign in "&<>$%"}
 
 
 def picture(sheet, title):
     """A picture without axes: uint8 (H, W, 3) -> Figure that holds it as PNG."""
     figure = px.imshow(sheet, binary_string=True)  # as numbers it would be ten times as large
-    figure.update_traces(hoverinfo="skip", hovertemplate=None)
-    figure.update_xaxes(visible=False).update_yaxes(visible=False)
-    return _styled(figure, title).update_layout(margin={"l": 0, "r": 0, "b": 0})
+    figure.update_traces(hoverinfo="skip", hovertemplate=None).update_xaxes(visible=False).update_yaxes(visible=False)
+    return _styled(figure, title, margin={"l": 0, "r": 0, "b": 0})
 
 
 def strips(of_rows, title):
     """Rows of pictures, named at the left: name -> uint8 (H, W, 3), all of one size."""
-    names, rows = list(of_rows), list(of_rows.values())
-    if not rows:
+    if not of_rows:
         return _styled(go.Figure(), title)
-    height = len(rows[0])
-    figure = px.imshow(np.concatenate(rows), binary_string=True)
-    figure.update_traces(hoverinfo="skip", hovertemplate=None).update_xaxes(visible=False)
-    figure.update_yaxes(tickvals=[(i + 0.5) * height for i in range(len(rows))], ticktext=names)
-    return _styled(figure, title).update_layout(height=110 + 60 * len(rows))
+    figure = picture(np.concatenate(list(of_rows.values())), title)
+    middles = (np.arange(len(of_rows)) + 0.5) * len(next(iter(of_rows.values())))
+    figure.update_yaxes(visible=True, tickvals=middles.tolist(), ticktext=list(map(plain, of_rows)))
+    return _styled(figure, title, height=110 + 60 * len(of_rows))
 
 
 def sweep_curves(table, names, title):
@@ -40,17 +36,9 @@ def sweep_curves(table, names, title):
     table  DataFrame of ganseg.experiments.findings
     names  metrics; those that the table has are drawn
     """
-    names = [name for name in names if name in table]
-    if not names:
-        return _styled(go.Figure(), title)
-    n_rows, n_columns = -(-len(names) // N_COLUMNS), min(len(names), N_COLUMNS)
-    figure = make_subplots(n_rows, n_columns, subplot_titles=names, vertical_spacing=0.4 / n_rows)
-    for i, name in enumerate(names):
-        line = go.Scatter(x=list(table.index), y=table[name], mode="lines+markers", line_color=CURVE,
-                          error_y={"array": table[f"{name}_std"]})
-        figure.add_trace(line, row=i // N_COLUMNS + 1, col=i % N_COLUMNS + 1)
-    figure.update_layout(showlegend=False, height=150 + ROW_PX * n_rows)
-    return _styled(figure, title)
+    rows = [{"panel": name, "setting": setting, "mean": line[name], "std": line[f"{name}_std"]}
+            for name in names if name in table for setting, line in table.iterrows()]
+    return _small_plots(rows, title, x="setting", y="mean", error_y="std", color_discrete_sequence=[CURVE])
 
 
 def scatter(table, x, y, title):
@@ -58,7 +46,8 @@ def scatter(table, x, y, title):
     shown = table.dropna(subset=[x, y]) if {x, y} <= set(table) else table.iloc[:0]
     if shown.empty:
         return _styled(go.Figure(), title)
-    return _styled(px.scatter(shown, x=x, y=y, color="dataset", hover_name=shown.index), title)
+    names, labels = shown.index.map(plain), {x: plain(x), y: plain(y)}
+    return _styled(px.scatter(shown.map(plain), x=x, y=y, color="dataset", hover_name=names, labels=labels), title)
 
 
 def growth(records, title):
@@ -66,31 +55,15 @@ def growth(records, title):
 
     records  dicts {field, value, seconds} of ganseg.experiments.benchmark, with gflop where operations are counted
     """
-    fields = list(dict.fromkeys(record["field"] for record in records))
-    if not fields:
-        return _styled(go.Figure(), title)
-    figure = make_subplots(1, len(fields), subplot_titles=fields)
-    for column, field in enumerate(fields, start=1):
-        points = [record for record in records if record["field"] == field]
-        x = [record["value"] for record in points]
-        expected = [points[0]["seconds"] * p.get("gflop", 1) / points[0].get("gflop", 1) for p in points]
-        figure.add_scatter(x=x, y=expected, name="expected", mode="lines", line={"color": "#888888", "dash": "dash"},
-                           showlegend=column == 1, row=1, col=column)
-        figure.add_scatter(x=x, y=[p["seconds"] for p in points], name="measured", mode="lines+markers",
-                           line_color=CURVE, showlegend=column == 1, row=1, col=column)
-    figure.update_yaxes(rangemode="tozero").update_yaxes(title_text="s", col=1)
-    return _styled(figure.update_layout(height=320), title)
-
-
-def _line(records, quantity, **style):
-    """One quantity over the steps. A single record shows as a dot."""
-    x, y = [r["step"] for r in records], [r[quantity] for r in records]
-    return go.Scatter(x=x, y=y, mode="lines" if len(records) > 1 else "markers", **style)
-
-
-def _styled(figure, title):
-    figure.update_layout(title=title, template="plotly_white", margin={"l": 50, "r": 20, "t": 70, "b": 50})
-    return figure
+    rows, first = [], {}
+    for record in records:
+        start = first.setdefault(record["field"], record)
+        expected = start["seconds"] * record.get("gflop", 1) / start.get("gflop", 1)
+        for line, seconds in (("expected", expected), ("measured", record["seconds"])):
+            rows.append({"panel": record["field"], "value": record["value"], "line": line, "s": seconds})
+    figure = _small_plots(rows, title, len(first), x="value", y="s", color="line", line_dash="line",
+                          color_discrete_sequence=[GREY, CURVE], line_dash_sequence=["dash", "solid"])
+    return figure.update_yaxes(rangemode="tozero")
 
 
 def over_steps(records, quantity, title):
@@ -99,17 +72,14 @@ def over_steps(records, quantity, title):
     records  dicts {step, quantity: value}; the quantity may be missing from some
     Returns a Figure, with nothing but the title where no record holds it.
     """
-    records = [record for record in records if quantity in record]
-    figure = go.Figure(_line(records, quantity, name=quantity, line_color=CURVE) if records else None)
-    if records:
-        lowest = min(records, key=lambda record: record[quantity])
-        marker = {"size": 11, "color": CURVE}
-        figure.add_trace(_line([lowest], quantity, name=f"lowest: step {lowest['step']}", marker=marker))
-        figure.update_xaxes(title_text="step").update_yaxes(title_text=quantity, rangemode="tozero")
-    return _styled(figure.update_layout(height=360), title)
-
-
-# Equivariance
+    known = pd.DataFrame(records, columns=["step", quantity]).dropna()
+    if known.empty:
+        return _styled(go.Figure(), title)
+    labels = {quantity: plain(quantity)}
+    figure = px.line(known, x="step", y=quantity, markers=True, labels=labels, color_discrete_sequence=[CURVE])
+    step, lowest = known.loc[known[quantity].idxmin()]
+    figure.add_scatter(x=[step], y=[lowest], name=f"lowest: step {step:.0f}", marker={"size": 11, "color": CURVE})
+    return _styled(figure.update_yaxes(rangemode="tozero"), title, height=360)
 
 
 def equivariance(records, title):
@@ -118,23 +88,13 @@ def equivariance(records, title):
     records  dicts of ganseg.experiments.equivariance, of which the experiment `all points` is drawn
     Returns a Figure with a row per weights; nothing but the title where there are no such records.
     """
-    records = [r for r in records if r["experiment"] == "all points"]
-    rows = list(dict.fromkeys(r["weights"] for r in records))
-    if not rows:
-        return _styled(go.Figure(), title)
-    colors = dict(zip(dict.fromkeys(r["variant"] for r in records), pictures.FIRST[4:], strict=False))
-    cells = [(weights, kind) for weights in rows for kind in ("masks", "foreground")]
-    titles = [f"{weights}: {kind}" for weights, kind in cells]
-    figure = make_subplots(len(rows), 2, shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.3 / len(rows))
-    for i, (weights, kind) in enumerate(cells):
-        for variant, color in colors.items():
-            chosen = [r for r in records if (r["weights"], r["variant"]) == (weights, variant)]
-            for key, dash, note in ((f"{kind}_db", "solid", ""), (f"{kind}_still_db", "dash", ", left there")):
-                x, y = [r["offset_px"] for r in chosen], [r[key] for r in chosen]
-                style = {"mode": "lines+markers", "line": {"color": color, "dash": dash}, "showlegend": i == 0}
-                figure.add_trace(go.Scatter(x=x, y=y, name=variant + note, **style), row=i // 2 + 1, col=i % 2 + 1)
-    figure.update_xaxes(title_text="offset in pixels", row=len(rows)).update_yaxes(title_text="PSNR in dB", col=1)
-    return _styled(figure, title).update_layout(height=150 + 300 * len(rows))
+    rows = [{"panel": f"{r['weights']}: {kind}", "variant": r["variant"], "against": against,
+             "offset in pixels": r["offset_px"], "PSNR in dB": r[f"{kind}{key}_db"]}
+            for r in records if r["experiment"] == "all points" for kind in ("masks", "foreground")
+            for against, key in (("moved alike", ""), ("left there", "_still"))]
+    return _small_plots(rows, title, 2, x="offset in pixels", y="PSNR in dB", color="variant", line_dash="against",
+                        line_dash_sequence=["solid", "dash"], color_discrete_sequence=pictures.FIRST[4:],
+                        row_px=300).update_yaxes(matches="y")
 
 
 def start_rows(rows, margin, title):
@@ -142,7 +102,8 @@ def start_rows(rows, margin, title):
 
     rows  dict name -> (channels, W) in [-1, 1], margins on both sides included
     """
-    figure = make_subplots(len(rows), 1, shared_xaxes=True, subplot_titles=list(rows), vertical_spacing=0.09)
+    titles = list(map(plain, rows))
+    figure = make_subplots(len(rows), 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.09)
     for i, values in enumerate(rows.values(), 1):
         x = list(range(-margin, values.shape[1] - margin))
         style = {"colorscale": "RdBu", "zmid": 0, "showscale": False}
@@ -150,7 +111,7 @@ def start_rows(rows, margin, title):
         for edge in (-0.5, values.shape[1] - 2 * margin - 0.5):
             figure.add_vline(x=edge, line_color="black", row=i, col=1)
     figure.update_yaxes(showticklabels=False).update_xaxes(title_text="pixel", row=len(rows))
-    return _styled(figure, title).update_layout(height=110 + 110 * len(rows))
+    return _styled(figure, title, height=110 + 110 * len(rows))
 
 
 def embedding(xy, parts, samples, title, labels=None):
@@ -162,15 +123,36 @@ def embedding(xy, parts, samples, title, labels=None):
     Returns a Figure with one trace per part, the background first. customdata is the sample's number.
     """
     figure, n_parts = go.Figure(), int(max(parts))
+    names = ["background", *(labels or [f"part_{k}" for k in range(1, n_parts + 1)])]
     colors = [BACKGROUND, *(f"rgb({r}, {g}, {b})" for r, g, b in pictures.part_colors(n_parts))]
-    for k in range(n_parts + 1):
-        chosen, name = parts == k, "background"
-        if k:
-            name = html.escape(labels[k - 1]) if labels else f"part_{k}"
-        x, y = xy[chosen].T.astype(float).round(3).tolist()  # three digits make a smaller file
+    for k, name in enumerate(map(plain, names[: n_parts + 1])):
+        x, y = xy[parts == k].T.astype(float).round(3).tolist()  # three digits make a smaller file
         marker = {"color": colors[k], "size": 6, "line": {"width": 0.5, "color": "#444444"}}
-        hover = f"sample %{{customdata}}, {name}<extra></extra>"
-        style = {"mode": "markers", "marker": marker, "hovertemplate": hover, "name": name}
-        figure.add_trace(go.Scatter(x=x, y=y, customdata=samples[chosen].tolist(), **style))
+        figure.add_scatter(x=x, y=y, customdata=samples[parts == k].tolist(), mode="markers", marker=marker, name=name,
+                           hovertemplate=f"sample %{{customdata}}, {name}<extra></extra>")
     figure.update_xaxes(visible=False).update_yaxes(visible=False, scaleanchor="x")  # only distances mean something
-    return _styled(figure, title).update_layout(height=600, legend_itemsizing="constant")
+    return _styled(figure, title, height=600, legend_itemsizing="constant")
+
+
+def plain(text):
+    """A text that plotly shows as it is: no HTML, no TeX, no field of a hover template; html.unescape undoes it."""
+    return text.translate(AS_TEXT) if isinstance(text, str) else text
+
+
+def _small_plots(rows, title, n_columns=3, row_px=ROW_PX, **axes):
+    """Lines with dots, one small plot for each `panel` of rows (dicts), axes as for plotly.express."""
+    frame = pd.DataFrame(rows).map(plain)
+    if frame.empty:
+        return _styled(go.Figure(), title)
+    n_panels = frame["panel"].nunique()
+    n_rows, n_columns = -(-n_panels // n_columns), min(n_panels, n_columns)
+    figure = px.line(frame, facet_col="panel", facet_col_wrap=n_columns, facet_row_spacing=0.3 / n_rows, markers=True,
+                     **axes)
+    figure.for_each_annotation(lambda note: note.update(text=note.text.removeprefix("panel=")))
+    figure.update_xaxes(matches=None, showticklabels=True).update_yaxes(matches=None, showticklabels=True)
+    return _styled(figure, title, height=150 + row_px * n_rows)
+
+
+def _styled(figure, title, **layout):
+    figure.update_layout(title=plain(title), template="plotly_white", margin={"l": 50, "r": 20, "t": 70, "b": 50})
+    return figure.update_layout(**layout)

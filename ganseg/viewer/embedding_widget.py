@@ -1,5 +1,7 @@
 """Notebook widget: an embedding whose vectors show their sample when they are clicked."""
 
+import html
+
 import ipywidgets
 import plotly.graph_objects as go
 
@@ -14,7 +16,7 @@ def embedding_explorer(figure, images, labels):
     labels  (N, H, W) integers, 0 background
     Returns a VBox: the FigureWidget, the picture, and fields `sample` and `part` that choose without a mouse.
     """
-    names = [trace.name for trace in figure.data]
+    names = [html.unescape(trace.name) for trace in figure.data]
     colors = [(221, 221, 221), *pictures.part_colors(len(names) - 1)]
     sample = ipywidgets.BoundedIntText(description="sample", max=len(images) - 1)
     part = ipywidgets.Dropdown(description="part", options=list(zip(names, range(len(names)), strict=True)))

@@ -64,12 +64,9 @@ class Inspector:
     # Edits
 
     def new_sample(self, seed):
+        """Another sample, or the same one as it was drawn; undo takes the picture back."""
         self.seed = seed
         self._edit(self.sample(seed))
-
-    def reset(self):
-        """The sample as it was drawn; undo takes it back."""
-        self._edit(self.sample(self.seed))
 
     def undo(self):
         """Take the last edit back; False where there is none."""
@@ -86,18 +83,6 @@ class Inspector:
         """Whether these are the points, up to float32."""
         now = self.scene.points
         return np.shape(points) == now.shape and torch.allclose(torch.tensor(points), now, rtol=0, atol=1e-6)
-
-    def move_part(self, part, x, y):
-        """Put a part's centre at (x, y); its points go along."""
-        points = self.scene.points.clone()
-        points[self._index(part)] += torch.tensor([x, y]) - points[self._index(part)].mean(dim=0)
-        self._edit(self.scene._replace(points=points))
-
-    def move_point(self, part, j, x, y):
-        """Put point j (from 0) of a part at (x, y); centre and extent follow."""
-        points = self.scene.points.clone()
-        points[self._index(part), j] = torch.tensor([x, y])
-        self._edit(self.scene._replace(points=points))
 
     def turn(self, part, degrees=0.0, scale=1.0, gesture=None):
         """Rotate (clockwise as seen) and scale a part about its centre, from where the gesture began."""
@@ -244,16 +229,10 @@ class Inspector:
         scene, self.seed = scene_text.scene_from_text(text, self.cfg, self.scene)
         self._edit(scene)
 
-    def save_picture(self, path):
-        """Write the picture at its own size as PNG."""
-        pictures.save(self.paint().image, path)
-
     def save_masks(self, path):
         """Write the parts as PNG with a palette: pixel value = part, 0 background."""
-        image = Image.fromarray(self.labels, "P")
-        image.putpalette([0, 0, 0, *pictures.part_colors(self.cfg.n_parts).flatten().tolist()])
         with files.whole(path, "wb") as file:
-            image.save(file, "PNG")
+            pictures.indexed(self.labels, self.cfg.n_parts).save(file, "PNG")
 
     @torch.inference_mode()
     def save_gif(self, path, seed, n_frames=16, frame_ms=80):

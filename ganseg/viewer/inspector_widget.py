@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import time
-from html import escape
 from pathlib import Path
 
 import anywidget
@@ -13,7 +12,7 @@ import traitlets
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.viewer.inspector import LAYERS, SAMPLED, Inspector, open_inspector
-from ganseg.viewer.panel import WIDE
+from ganseg.viewer.panel import WIDE, alert
 
 DEFER_S = 0.15  # a model whose masks take longer shows them first, and the picture when no newer edit waits
 PAUSE_S = 0.1  # long enough for the browser to send what it held back
@@ -40,7 +39,7 @@ def generated_inspector(run, seed=0):
     try:
         inspector = run if isinstance(run, Inspector) else open_inspector(run, seed)
     except UserError as error:
-        return ipywidgets.HTML(f'<p role="alert">{escape(str(error))}</p>')
+        return ipywidgets.HTML(alert(error))
     return GeneratedInspector(inspector)
 
 
@@ -97,7 +96,8 @@ class GeneratedInspector(ipywidgets.VBox):
 
         anew = [button(f"its {what}", self._resample, what) for what in SAMPLED]
         right = ipywidgets.VBox([
-            row(self.sample, button("Undo", self._undo), button("Reset", self._reset)),
+            row(self.sample, button("Undo", self._undo),
+                button("Reset", self._edit, lambda: self.inspector.new_sample(self.inspector.seed))),
             row(self.part, button("appearance of other sample", self._take_appearance)),
             row(self.angle, self.scale),
             row(self.other, *anew),
@@ -112,48 +112,30 @@ class GeneratedInspector(ipywidgets.VBox):
         return [row(self.drag, right), self.status, self.sheet, order, self.text, files]
 
     def _listen(self):
-        """Connect each control with its edit. What Python itself sets is no edit."""
-        edits = {self._drag: [self.drag], self._new_sample: [self.sample], self._turn: [self.angle, self.scale],
-                 self._move_background: [self.background_x, self.background_y], self._interpolate: [self.way],
-                 self._shown_changed: [self.layer, self.opacity, *self.shown], self._choose: [self.part, self.other]}
-        for edit, fields in edits.items():
+        """Connect each control with its edit. What Python itself sets is no edit.
+
+        One undo takes back a gesture: a drag, or one slider until another control is used.
+        """
+        def on(fields, edit=lambda: None, keep=()):
             for field in fields:
                 name = "points" if field is self.drag else "value"
-                field.observe(lambda _, edit=edit: self._quiet or edit(), name)
-        self.drag.observe(lambda change: setattr(self.part, "value", change.new), "selected")
+                field.observe(lambda _: self._quiet or self._edit(edit, keep), name)
 
-    # Edits. One undo takes back a gesture: a drag, or one slider until another control is used
-
-    @_told
-    def _drag(self):
-        self.inspector.set_points(self.drag.points, ("drag", self.drag.gesture))
-        self._render()
-
-    @_told
-    def _new_sample(self):
-        self.inspector.new_sample(self.sample.value)
-        self._render()
+        scene, sample, part, other, way = self.inspector, self.sample, self.part, self.other, self.way
+        turned, moved = (self.angle, self.scale), (self.background_x, self.background_y)
+        on([self.drag], lambda: scene.set_points(self.drag.points, ("drag", self.drag.gesture)))
+        on([sample], lambda: scene.new_sample(sample.value))
+        on(turned, lambda: scene.turn(part.value, *(f.value for f in turned), ("turn", self._gesture)), keep=turned)
+        on(moved, lambda: scene.move_background(*(f.value for f in moved), ("moved", self._gesture)), keep=moved)
+        on([way], lambda: scene.interpolate(other.value, way.value, ("way", self._gesture)), keep=[way])
+        on([part, other])
+        on([self.layer, self.opacity, *self.shown], keep=[*turned, way])
+        self.drag.observe(lambda change: setattr(part, "value", change.new), "selected")
 
     @_told
-    def _turn(self):
-        gesture = ("turn", self.part.value, self._gesture)
-        self.inspector.turn(self.part.value, self.angle.value, self.scale.value, gesture)
-        self._render(keep=(self.angle, self.scale))
-
-    @_told
-    def _choose(self):
-        self._neutral(keep=())
-
-    @_told
-    def _move_background(self):
-        self.inspector.move_background(self.background_x.value, self.background_y.value, ("background", self._gesture))
-        self._render(keep=(self.background_x, self.background_y))
-
-    @_told
-    def _interpolate(self):
-        gesture = ("interpolate", self.other.value, self._gesture)
-        self.inspector.interpolate(self.other.value, self.way.value, gesture)
-        self._render(keep=(self.way,))
+    def _edit(self, edit, keep=()):
+        edit()
+        self._render(keep)
 
     @_told
     def _take_appearance(self):
@@ -174,11 +156,6 @@ class GeneratedInspector(ipywidgets.VBox):
         return "" if undone else "There is nothing to undo."
 
     @_told
-    def _reset(self):
-        self.inspector.reset()
-        self._render()
-
-    @_told
     def _to_text(self):
         self.text.value = self.inspector.to_json()
         return "Copy the text below; Load text brings the state back, in another session too."
@@ -192,7 +169,7 @@ class GeneratedInspector(ipywidgets.VBox):
     @_told
     def _save(self):
         folder = self._folder()
-        self.inspector.save_picture(folder / "inspector.png")
+        pictures.save(self.inspector.paint().image, folder / "inspector.png")
         self.inspector.save_masks(folder / "inspector_masks.png")
         return f"Saved inspector.png and inspector_masks.png (pixel value = part) in {folder}"
 
@@ -205,10 +182,6 @@ class GeneratedInspector(ipywidgets.VBox):
         folder = Path(self.inspector.folder or ".") / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    @_told
-    def _shown_changed(self):
-        self._send()
 
     # What is shown
 

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ganseg import config
+from ganseg import config, records
 from ganseg.datasets import decode
 from ganseg.errors import UserError
 from ganseg.training import health
 
+LATER = {"train": ("distill", "control"), "distill": ("control", "evaluate"), "control": ("evaluate",)}
 SILENT_LINES, SILENT_S = 5, 120  # silence lasts so many times the usual time between log lines, and at least so long
 
 
@@ -21,21 +22,29 @@ class Progress(NamedTuple):
     records: list[dict]  # log lines, oldest first
     shares: list[dict]  # mean shares of background and parts in generated samples
     sample_steps: list[int]  # of the files in samples/
+    at_end: bool  # at its last step
+    passed: bool  # a later stage has logged since its last line: max_minutes may have ended this one early
     silent_s: float | None  # since the last line was written; None: there is none
-    finished: bool  # at its last step, or a later stage has begun
+
+    @property
+    def finished(self):
+        return self.at_end or self.passed
 
 
 def read_progress(run, stage="train"):
     """The Progress of a run that another process may be writing; stage train, distill or control."""
     saved, written = run.folder / "config.yaml", run.folder / "metrics.jsonl"
     cfg = config.read(saved) if saved.exists() else run.cfg
-    records = run.records(stage)
+    lines = records.read(written)
+    of_stage = [line for line in lines if line["stage"] == stage]
+    shares = [line for line in lines if line["stage"] == f"{stage}_samples"]
     steps = sorted(int(path.stem) for path in run.folder.glob("samples/*.png") if path.stem.isdecimal())
-    silent_s = max(0.0, time.time() - written.stat().st_mtime) if records else None
-    last = cfg.max_steps if stage == "train" else cfg.distill_steps
-    begun = run.records("distill" if stage == "train" else "evaluate")  # max_minutes may have ended this stage early
-    finished = bool(records) and (records[-1]["step"] >= last or bool(begun))
-    return Progress(cfg, records, run.records(f"{stage}_samples"), steps, silent_s, finished)
+    last_step = cfg.max_steps if stage == "train" else cfg.distill_steps
+    at_end = bool(of_stage) and of_stage[-1]["step"] >= last_step
+    since = [line["stage"] for line in lines if line["stage"] in (stage, *LATER[stage])]
+    passed = bool(of_stage) and since[-1] != stage
+    silent_s = max(0.0, time.time() - written.stat().st_mtime) if of_stage else None
+    return Progress(cfg, of_stage, shares, steps, at_end, passed, silent_s)
 
 
 def read_sample_sheet(run, step):
@@ -49,10 +58,10 @@ def read_sample_sheet(run, step):
 
 def warnings(progress, command="the same command"):
     """Sentences on what goes wrong in a Progress, each with what to change; [] where nothing does."""
-    cfg, records, found = progress.cfg, progress.records, []
+    cfg, lines, found = progress.cfg, progress.records, []
     if progress.silent_s is not None and not progress.finished:
-        usual_s = np.median([b["time_s"] - a["time_s"] for a, b in pairwise(records[-health.N_LAST:])] or [SILENT_S])
+        usual_s = np.median([b["time_s"] - a["time_s"] for a, b in pairwise(lines[-health.N_LAST:])] or [SILENT_S])
         if progress.silent_s > max(SILENT_S, SILENT_LINES * usual_s):
             found.append(f"Nothing was written for {progress.silent_s / 60:.0f} minutes, usual are {usual_s:.0f} s "
                          f"between lines: if training has stopped, {command} goes on from the last checkpoint.")
-    return found + [trouble.sentence for trouble in health.troubles(cfg, records, progress.shares).values()]
+    return found + [trouble.sentence for trouble in health.troubles(cfg, lines, progress.shares).values()]

@@ -27,8 +27,8 @@ def training_view(run, every_s=EVERY_S):
 class TrainingView(Panel):
     """A run's last log line, curves, samples by step, and warnings; a button and a timer read them again.
 
-    The timer needs an event loop, as a notebook has. It ends with the widget (close), with the stage, or after an
-    hour without news; the button starts it again. `timer` is its asyncio.Task or None.
+    The timer needs an event loop, as a notebook has. It ends with the widget (close), at the stage's last step, or
+    after an hour without news; the button starts it again. `timer` is its asyncio.Task or None.
     """
 
     def __init__(self, run, every_s):
@@ -58,7 +58,7 @@ class TrainingView(Panel):
                 self.timer = None
 
     async def _keep_reading(self):
-        while self.comm is not None and not (self.progress and self.progress.finished):  # no comm: closed
+        while self.comm is not None and not (self.progress and self.progress.at_end):  # no comm: closed
             if time.monotonic() - self.news > PATIENCE_S:
                 return
             await asyncio.sleep(self.every_s)
@@ -73,7 +73,7 @@ class TrainingView(Panel):
         self.warnings.value = "".join(map(alert, progress.warnings(now, command)))
         nothing = f"{self.run.label}: nothing is logged yet; what makes it is: {command}"
         self.table.value = _progress_table(now) if now.records else escape(nothing)
-        if before is None or before[:-2] != now[:-2]:  # all but the time since the last line
+        if before is None or before[:-1] != now[:-1]:  # all but the time since the last line
             self.news = time.monotonic()
             self._list_steps(now.sample_steps if self.stage.value == "train" else [])
             saved = runs.Run(self.run.folder, now.cfg)  # opened early, this view may know another number of parts
@@ -104,7 +104,8 @@ def _progress_table(now):
     head, line = ("".join(f"<{tag} style='padding: 0 0.6em'>{escape(str(cell))}</{tag}>" for cell in cells)
                   for tag, cells in (("th", [name.replace("_", " ") for name in values]),
                                      ("td", [f"{v:.4g}" if isinstance(v, float) else v for v in values.values()])))
-    state = "finished" if now.finished else f"last line {now.silent_s:.0f} s ago"
+    state = "finished" if now.at_end else "a later stage has begun" if now.passed else (
+        f"last line {now.silent_s:.0f} s ago")
     return f"<table><tr>{head}</tr><tr>{line}</tr></table><small>{state}</small>"
 
 

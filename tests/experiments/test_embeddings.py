@@ -161,6 +161,15 @@ def test_the_explorer_outlines_the_part_in_the_sample_that_the_fields_choose(exp
     assert not shown(view, tmp_path).any() and "0 of 64" in note.value
 
 
+def test_the_explorer_shows_names_of_parts_as_they_are():
+    xy, names = np.zeros((2, 2)), ["1: <b>legs</b> & $x$"]
+    figure = plots.embedding(xy, np.arange(2), np.zeros(2, int), "Vectors", names)
+    explorer = embedding_widget.embedding_explorer(figure, np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 8, 8), int))
+    _, _, part, note = fields(explorer)
+    part.value = 1
+    assert [label for label, _ in part.options] == ["background", *names] and note.value.startswith(f"{names[0]}: 64")
+
+
 def test_a_click_on_a_vector_chooses_its_sample_and_part(explorer):
     _, sample, part, note = fields(explorer)
     chart = explorer.children[0]

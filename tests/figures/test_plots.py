@@ -1,7 +1,9 @@
+import html
 import json
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from ganseg.figures import plots
 
@@ -33,3 +35,54 @@ def test_runs_without_the_metric_are_no_points():
     figure = plots.scatter(table, "minutes", "nmi", "t")
     assert sorted(name for trace in figure.data for name in trace.hovertext) == ["x", "z"]
     assert not plots.scatter(table, "minutes", "ari", "t").data
+
+
+MARKUP = "<i>$x$</i> & %{y}"
+PLOTS = {
+    "picture": lambda: plots.picture(np.zeros((4, 4, 3), np.uint8), MARKUP),
+    "strips": lambda: plots.strips({MARKUP: np.zeros((4, 4, 3), np.uint8)}, MARKUP),
+    "sweep_curves": lambda: plots.sweep_curves(
+        pd.DataFrame({MARKUP: [0.1], f"{MARKUP}_std": [0.0]}, index=[MARKUP]), [MARKUP], MARKUP),
+    "scatter": lambda: plots.scatter(
+        pd.DataFrame({"dataset": [MARKUP], MARKUP: [1.0], "y": [2.0]}, index=[MARKUP]), MARKUP, "y", MARKUP),
+    "growth": lambda: plots.growth([{"field": MARKUP, "value": 1, "seconds": 1.0}], MARKUP),
+    "over_steps": lambda: plots.over_steps([{"step": 1, MARKUP: 1.0}], MARKUP, MARKUP),
+    "equivariance": lambda: plots.equivariance([
+        {"experiment": "all points", "weights": MARKUP, "variant": MARKUP, "offset_px": 1, "masks_db": 1.0,
+         "masks_still_db": 1.0, "foreground_db": 1.0, "foreground_still_db": 1.0}], MARKUP),
+    "start_rows": lambda: plots.start_rows({MARKUP: np.zeros((2, 8))}, 2, MARKUP),
+    "embedding": lambda: plots.embedding(np.zeros((2, 2)), np.arange(2), np.arange(2), MARKUP, [MARKUP]),
+}  # fmt: skip
+
+
+def texts_of(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple) or getattr(value, "ndim", 0):
+        return [text for one in value for text in texts_of(one)]
+    return [value] if isinstance(value, str) else []
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_no_text_of_a_figure_is_markup(name):
+    figure = PLOTS[name]()
+    texts = texts_of(figure.to_plotly_json())
+    assert not [text for text in texts if "<i>" in text or "$" in text or "%{y}</" in text]
+    assert figure.layout.title.text == plots.plain(MARKUP) and html.unescape(figure.layout.title.text) == MARKUP
+    assert name == "picture" or sum(MARKUP in html.unescape(text) for text in texts) > 1
+
+
+def test_every_plot_is_asked_for_markup():
+    own = [name for name, made in vars(plots).items() if getattr(made, "__module__", "") == "ganseg.figures.plots"]
+    assert {name for name in own if not name.startswith("_")} == {*PLOTS, "plain"}
+
+
+def test_a_setting_that_grows_stands_beside_what_its_operations_let_expect():
+    records = [{"field": "n_parts", "value": k, "seconds": s, "gflop": g} for k, s, g in ((1, 2.0, 5), (4, 7.0, 10))]
+    figure = plots.growth([*records, {"field": "n_per", "value": 2, "seconds": 3.0}], "Growth")
+    drawn = {(line.name, line.xaxis): list(line.y) for line in figure.data}
+    assert drawn == {("expected", "x"): [2, 4], ("measured", "x"): [2, 7], ("expected", "x2"): [3],
+                     ("measured", "x2"): [3]}  # fmt: skip
+    assert [note.text for note in figure.layout.annotations] == ["n_parts", "n_per"]
+    assert {line.name: line.line.dash for line in figure.data} == {"expected": "dash", "measured": "solid"}
+    assert not plots.growth([], "Growth").data

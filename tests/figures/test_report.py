@@ -1,3 +1,5 @@
+from html.parser import HTMLParser
+
 import numpy as np
 import pytest
 from conftest import LOGGED
@@ -39,6 +41,41 @@ def test_text_in_the_report_is_escaped(run):
     page = report.write_report(evaluated(run)).read_text()
     assert "no &lt;landmarks&gt;" in page
     assert "no <landmarks>" not in page
+
+
+class Tags(HTMLParser):
+    """The tags of a page, in order, with what stands in between."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, attributes))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+MARKUP = "\"'><img src=x onerror=alert(1)></pre>&amp;"
+
+
+@pytest.mark.parametrize("write", [
+    lambda run: evaluated(run, **{MARKUP: 0.5, f"untrained_{MARKUP}": 0.4}),
+    lambda run: run.log("evaluate", 1, left_out={MARKUP: "why"}),
+    lambda run: run.log("evaluate", 1, left_out={"why": MARKUP}),
+    lambda run: run.log("evaluate", 1, nmi=0.5, notes={MARKUP: 1}),
+    lambda run: run.log("evaluate", 1, nmi=0.5, notes={"a": MARKUP, "b": [MARKUP]}),
+    lambda run: setattr(run, "folder", run.folder.rename(run.folder.with_name(MARKUP.replace("/", "")))),
+    lambda run: setattr(run, "cfg", run.cfg.model_copy(update={"backbone_weights": MARKUP})),
+    lambda run: (run.folder / "config.yaml").write_text(f"source: {MARKUP}"),
+], ids=["metric", "left out", "reason", "note", "value of a note", "folder", "setting", "config.yaml"])  # fmt: skip
+def test_each_text_of_the_report_is_escaped(run, write):
+    write(run)
+    page = Tags(report.write_report(run).read_text())
+    assert "onerror=alert(1)" in page.text and "img" not in dict(page.tags)
+    assert not any(name.startswith("on") for _, attributes in page.tags for name, _ in attributes)
 
 
 def test_the_report_needs_no_network_and_holds_its_curves(run):

@@ -108,7 +108,7 @@ def page(lab, tmp_path):
             tmp_path / "profile", executable_path=CHROMIUM, headless=True, args=["--no-sandbox"],
             viewport={"width": 1500, "height": 1100},
         )  # fmt: skip
-        page = browser.pages[0]
+        page = browser.new_page()  # under load the first one may not be there yet
         page.set_default_timeout(WAIT_MS)
         page.said = []
         page.on("console", lambda message: message.type == "error" and page.said.append(message.text))

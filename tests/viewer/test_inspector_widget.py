@@ -9,6 +9,7 @@ import torch
 from test_inspector import changed, inspector  # noqa: F401  (a fixture)
 
 from ganseg import runs
+from ganseg.figures import pictures
 from ganseg.model import loading
 from ganseg.viewer import inspector_widget
 from ganseg.viewer.inspector import LAYERS, Inspector, open_inspector
@@ -112,6 +113,8 @@ def test_what_is_saved_lies_in_the_run(trained):
     view._save()
     view._save_gif()
     names = {path.name for path in (trained.folder / "figures").glob("inspector*")}
+    saved = pictures.read_picture(trained.folder / "figures" / "inspector.png")
+    assert np.array_equal(saved, view.inspector.paint().image)
     assert names == {"inspector.png", "inspector_masks.png", "inspector.gif"} and "inspector.gif" in view.status.value
 
 

@@ -185,6 +185,25 @@ def test_the_view_follows_a_run_by_itself_until_it_is_finished(tiny_run):
     asyncio.run(follow())
 
 
+def test_a_training_that_goes_on_after_a_distillation_is_followed(tiny_run):
+    run = tiny_run(max_steps=3)  # noqa: F811
+    run.start("cpu")
+    log(run, 1)
+    run.log("distill", 5, **LOGGED)
+
+    async def follow():
+        view = progress_widget.training_view(run, every_s=0.01)
+        assert "a later stage has begun" in view.table.value
+        log(run, 2)
+        await asyncio.wait_for(until(lambda: view.progress.records[-1]["step"] == 2), 20)
+        assert "s ago" in view.table.value and not view.timer.done()
+        log(run, 3)
+        await asyncio.wait_for(view.timer, 20)
+        assert "finished" in view.table.value
+
+    asyncio.run(follow())
+
+
 def test_the_view_stops_following_when_it_is_closed_or_nothing_comes_any_more(tiny_run, monkeypatch):
     run = tiny_run(max_steps=3)  # noqa: F811
     run.start("cpu")

@@ -25,7 +25,7 @@ def state(tiny):
 
     def make(**fields):
         healthy = {"records": [line(50 * i) for i in range(1, 11)], "shares": [{"step": 500, **USED}]}
-        rest = {"sample_steps": [500], "silent_s": 1.0, "finished": False}
+        rest = {"sample_steps": [500], "silent_s": 1.0, "at_end": False, "passed": False}
         return progress.Progress(cfg=tiny(max_steps=1000, lambda_con=12.0, seed=7), **{**healthy, **rest, **fields})
 
     return make
@@ -56,12 +56,13 @@ def test_what_passes_within_a_few_lines_is_no_fault(state):
     assert progress.warnings(state(records=[*won, line(5)])) == []
     slow = [line(i, time_s=60.0 * i) for i in range(5)]
     assert progress.warnings(state(records=slow, silent_s=250.0)) == []  # not long for this run
-    assert progress.warnings(state(silent_s=900.0, finished=True)) == []
+    assert progress.warnings(state(silent_s=900.0, at_end=True)) == []
+    assert progress.warnings(state(silent_s=900.0, passed=True)) == []
 
 
 def test_progress_passes_over_a_line_that_is_being_written(tiny_run):
     run = tiny_run()
-    assert progress.read_progress(run)[1:] == ([], [], [], None, False)
+    assert progress.read_progress(run)[1:] == ([], [], [], False, False, None)
     run.start("cpu")
     run.log("train", 1, generator_loss=1.0, **LOGGED)
     with open(run.folder / "metrics.jsonl", "a") as file:
@@ -81,6 +82,20 @@ def test_a_stage_is_finished_at_its_last_step_or_when_the_next_begins(tiny_run):
     assert progress.read_progress(run).finished and not progress.read_progress(run, "distill").finished
     run.log("train", 2, generator_loss=1.0, **LOGGED)
     assert progress.read_progress(run).finished
+
+
+def test_a_later_stage_of_an_earlier_training_finishes_nothing(tiny_run):
+    run = tiny_run(max_steps=9)
+    run.start("cpu")
+    for stage, step in (("train", 2), ("distill", 9), ("control", 9), ("evaluate", 9)):
+        run.log(stage, step, **LOGGED)
+    assert progress.read_progress(run).passed and not progress.read_progress(run).at_end
+    run.log("train", 3, **LOGGED)  # the same run, trained on
+    assert not progress.read_progress(run).finished
+    run.log("distill", 1, **LOGGED)
+    assert progress.read_progress(run).finished and not progress.read_progress(run, "distill").finished
+    run.log("evaluate", 1)
+    assert progress.read_progress(run, "distill").finished
 
 
 def test_the_settings_are_those_of_the_process_that_trains(tiny_run):
