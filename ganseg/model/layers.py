@@ -39,8 +39,9 @@ class PositionalEmbedding(nn.Module):
         self.conv = nn.Conv2d(n_offsets, n_out // 2, 1)
 
     def forward(self, offsets):
-        phase = math.pi * self.conv(offsets)
-        return torch.cat([phase.sin(), phase.cos()], dim=1)
+        with torch.autocast(offsets.device.type, enabled=False):  # in bfloat16 neighbouring pixels would be alike
+            phase = math.pi * self.conv(offsets.float())
+            return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
 def style_map(weights, w):
