@@ -15,7 +15,7 @@ SETTINGS = [
     {"heatmap": "gaussian"},
     {"heatmap": "paper"},
     {"heatmap": "fixed", "fixed_sigma2": 0.05},
-    {"heatmap": "fixed", "fixed_sigma2": 0.05, "n_per": 1},
+    {"heatmap": "fixed", "fixed_sigma2": 0.05, "n_per": 1, "area_target": "heatmap"},
     {"rgb_head": "conv1x1"},
     {"background_position": "free"},
     {"n_parts": 1},
