@@ -159,6 +159,15 @@ def test_an_even_spread_is_gathered_where_fewer_are_asked_for(photos):
     assert values(load_pictures(photos, "train", limit=3)) == [0, 4, 8]
 
 
+@pytest.mark.parametrize(("rows", "is_mapped"), [(range(3, 9), True), (range(12), True), ([], True), ([5, 3], False)])
+def test_a_slice_of_the_pictures_stays_mapped(photos, rows, is_mapped):
+    pictures = load_pictures(photos, "train")
+    taken = pictures.take(rows)
+    assert values(taken) == list(rows) and list(taken.names) == [f"{i:02}.png" for i in rows]
+    same_memory = taken.images.untyped_storage().data_ptr() == pictures.images.untyped_storage().data_ptr()
+    assert same_memory == is_mapped
+
+
 # --- batches ---
 
 
