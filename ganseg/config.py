@@ -157,6 +157,8 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
         smallest = {"cone": 2, "paper": 2, "gaussian": 3, "fixed": 1}[self.heatmap]
         if self.n_per < smallest:
             raise _wrong("n_per", self.n_per, f"at least {smallest} for heatmap {self.heatmap}")
+        if self.n_per == 1 and self.area_target == "extent" and self.lambda_area:
+            raise _wrong("area_target", "extent", "heatmap where n_per is 1, for one point has no extent")
 
 
 OPTIONAL = {name for name, field in Config.model_fields.items() if field.default is None}

@@ -3,7 +3,15 @@
 import numpy as np
 
 from ganseg import runs
-from ganseg.datasets.loading import READERS, check_layout, load_pictures, published_counts, spread_rows, wanted_files
+from ganseg.datasets.loading import (
+    READERS,
+    SPLITS,
+    check_layout,
+    load_pictures,
+    published_counts,
+    spread_rows,
+    wanted_files,
+)
 from ganseg.datasets.source import Source, locate
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -28,10 +36,10 @@ def list_layout(cfg):
 def build_cache(run):
     """Build the cache of both splits, or compare all of it with its checksums. The source is remembered.
 
-    Returns the pictures by split: train and test.
+    Returns the pictures by split: train, fit (those of the training pictures' cache that are fitted on) and test.
     """
     cfg = run.cfg
-    splits = {split: load_pictures(cfg, split, check_all=True) for split in ("train", "test")}
+    splits = {split: load_pictures(cfg, split, check_all=split != "fit") for split in SPLITS}
     if cfg.reader != "creatures":
         lists = {"split_list": str(locate(cfg.split_list, "a file"))} if cfg.split_list else {}
         runs.remember(cfg.dataset, source=str(locate(cfg.source, "the pictures")), **lists)
@@ -41,17 +49,13 @@ def build_cache(run):
 def count_pictures(cfg, splits):
     """Numbers of pictures: a list of dicts with split, pictures, published, with landmarks, with masks and skipped."""
     published = published_counts(cfg)
-    train, test = splits["train"], splits["test"]
-    all_rows = np.arange(len(train))
-    rows_of = {"train": (train, all_rows), "fit": (train, all_rows if train.fit is None else train.fit),
-               "test": (test, np.arange(len(test)))}
     counted = []
-    for split, (photos, rows) in rows_of.items():
-        counts = {"split": split, "pictures": len(rows), "published": published.get(split)}
+    for split, photos in splits.items():
+        counts = {"split": split, "pictures": len(photos), "published": published.get(split)}
         if photos.landmarks is not None:
-            counts["with landmarks"] = int((~photos.landmarks[rows].isnan()).all(dim=2).any(dim=1).sum())
+            counts["with landmarks"] = int((~photos.landmarks.isnan()).all(dim=2).any(dim=1).sum())
         if photos.labels is not None:
-            counts["with masks"] = len(rows) if photos.masked is None else int(photos.masked[rows].sum())
+            counts["with masks"] = len(photos) if photos.masked is None else int(photos.masked.sum())
         counted.append({**counts, "skipped": len(photos.skipped)})
     return counted
 
@@ -61,9 +65,8 @@ def draw_annotations(run, splits):
 
     The training pictures shown are those that regressions and matching are fitted on, where there are any.
     """
-    train, test = splits["train"], splits["test"]
-    fit = np.arange(len(train)) if train.fit is None or not len(train.fit) else train.fit
-    few = [train.take(fit[spread_rows(len(fit), N_SHOWN)]), test.take(spread_rows(len(test), N_SHOWN))]
+    chosen = splits["fit"] if len(splits["fit"]) else splits["train"], splits["test"]
+    few = [photos.take(spread_rows(len(photos), N_SHOWN)) for photos in chosen]
     plain = np.concatenate([pictures.enlarge(pictures.to_uint8(photos.images)) for photos in few])
     drawn = np.concatenate([_annotated(photos) for photos in few])
     shown = pictures.pairs(plain, drawn) if (plain != drawn).any() else plain

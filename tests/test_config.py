@@ -28,6 +28,7 @@ WRONG = [
     ({"n_per": 1}, ["n_per: 1", "at least 2 for heatmap cone"]),
     ({"n_per": 1, "heatmap": "paper"}, ["n_per: 1", "at least 2 for heatmap paper"]),
     ({"n_per": 2, "heatmap": "gaussian"}, ["n_per: 2", "at least 3 for heatmap gaussian"]),
+    ({"n_per": 1, "heatmap": "fixed", "fixed_sigma2": 0.01}, ["area_target: 'extent'", "heatmap where n_per is 1"]),
     ({"heatmap": "fixed"}, ["fixed_sigma2: None", "a number above 0"]),
     ({"image_size": 16}, ["image_size: 16", "greater than or equal to 32"]),
     ({"image_size": 48}, ["image_size: 48", "a power of two"]),
@@ -64,8 +65,11 @@ def test_a_data_set_without_a_reader_is_refused():
         config.check({"dataset": "x"})
 
 
-@pytest.mark.parametrize("fields", [{"n_per": 1, "heatmap": "fixed", "fixed_sigma2": 0.01}, {"n_per": 2},
-                                    {"n_per": 3, "heatmap": "gaussian"}, {"lr_generator": 1}, {"n_parts": 1}])
+ONE_POINT = {"n_per": 1, "heatmap": "fixed", "fixed_sigma2": 0.01}
+
+
+@pytest.mark.parametrize("fields", [{**ONE_POINT, "area_target": "heatmap"}, {**ONE_POINT, "lambda_area": 0},
+                                    {"n_per": 2}, {"n_per": 3, "heatmap": "gaussian"}, {"lr_generator": 1}, {"n_parts": 1}])
 def test_what_is_at_the_edge_of_the_allowed_is_accepted(fields):
     config.load("lfw", **fields)
 

@@ -27,20 +27,23 @@ class Pictures:
     frame_px: float | None = None  # width of the frames in which the data set's own protocol counts pixels
     split_by: str = "as published"  # how test pictures were told from training pictures
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
-    fit: np.ndarray | None = None  # training pictures that regressions and matching are fitted on; None: all
+    train: np.ndarray | None = None  # of a whole cache (N,) bool: what is trained on; None: all
+    fit: np.ndarray | None = None  # likewise, what regressions and matching are fitted on
 
     def __len__(self):
         return len(self.names)
 
     def take(self, rows):
-        """The pictures at some rows (an array of indices), gathered in memory. Where that is all, they stay mapped."""
-        if len(rows) == len(self):
-            return self
+        """The pictures at some rows (an array of indices). A slice of mapped ones stays mapped, others are gathered."""
+        rows = np.asarray(rows, np.int64)
+        first, last = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
+        is_slice = np.array_equal(rows, np.arange(first, last))
+        index = torch.from_numpy(rows)
         arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
-        index = torch.as_tensor(rows, dtype=torch.int64)
-        kept = {name: array.index_select(0, index) for name, array in arrays.items() if array is not None}
+        kept = {name: array[first:last] if is_slice else array.index_select(0, index)
+                for name, array in arrays.items() if array is not None}
         masked = None if self.masked is None else self.masked[rows]
-        return replace(self, names=[self.names[i] for i in rows], fit=None, masked=masked, **kept)
+        return replace(self, names=[self.names[i] for i in rows], masked=masked, train=None, fit=None, **kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +58,15 @@ class Listing:
     landmark_names: tuple[str, ...] = ()
     eyes: tuple[int, int] | None = None  # indices of left and right eye
     frame_px: float | None = None
-    fit: np.ndarray | None = None  # (N,) bool: of the training pictures, those to fit on; None: all
+    train: np.ndarray | None = None  # (N,) bool: of the split "train", what is trained on; None: all
+    fit: np.ndarray | None = None  # (N,) bool: of the split "train", what is fitted on; None: all
     split_by: str = "as published"
     upright: bool = False  # annotations refer to the picture as its EXIF data turns it
 
     def take(self, rows):
         """The listing of some rows."""
         rows = np.asarray(rows, np.int64)
-        arrays = {name: array[rows] for name in ("landmarks", "fit") if (array := getattr(self, name)) is not None}
+        arrays = {name: array[rows] for name in ("landmarks", "train", "fit") if (array := getattr(self, name)) is not None}
         masks = self.masks and [self.masks[i] for i in rows]
         return replace(self, names=[self.names[i] for i in rows], masks=masks, **arrays)
 

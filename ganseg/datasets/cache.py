@@ -5,7 +5,7 @@ pictures opens at once and a batch is one gather. The files can be sparse, every
 further library. (Arrow and HDF5 maps add a library and a copy; record files for streaming, such as WebDataset, give no
 random access; zarr decompresses whole chunks.)
 
-images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8, landmarks.npy (N, L, 2), names.npy, masked.npy and fit.npy (N,),
+images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8, landmarks.npy (N, L, 2), names.npy, masked.npy, train.npy and fit.npy (N,),
 crc.npy (N,): the checksum of each row of images and labels; index.json: its own checksum, and the rest.
 """
 
@@ -72,13 +72,13 @@ def _open(folder, text, check_all):
     facts = _checked_facts(folder, text)
     # "c": a private map that torch may take as writable; nothing is written
     arrays = {name[:-4]: np.load(folder / name, mmap_mode="c") for name in facts["files"]}
-    crc, names, masked = arrays.pop("crc"), arrays.pop("names"), arrays.pop("masked", None)
+    crc, names = arrays.pop("crc"), arrays.pop("names")
+    known = {name: np.array(arrays.pop(name)) for name in ("masked", "train", "fit") if name in arrays}
     _check_rows(arrays, names, crc, check_all)
-    fit = np.flatnonzero(arrays.pop("fit")) if "fit" in arrays else None
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     kept = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in FACTS}
     skipped = [tuple(pair) for pair in facts["skipped"]]
-    return Pictures(names=names, fit=fit, masked=masked, skipped=skipped, **tensors, **kept)
+    return Pictures(names=names, skipped=skipped, **tensors, **known, **kept)
 
 
 def _checked_facts(folder, text):
@@ -191,9 +191,7 @@ def _known(listing, sizes, S, crop):
         known["landmarks"] = _to_square(_landmarks_inside(listing, sizes), sizes, S, crop).astype(np.float32)
     if listing.masks is not None:
         known["masked"] = np.array([mask is not None for mask in listing.masks])
-    if listing.fit is not None:
-        known["fit"] = np.asarray(listing.fit, bool)
-    return known
+    return known | {name: rows for name in ("train", "fit") if (rows := getattr(listing, name)) is not None}
 
 
 def _write_index(folder, maps, arrays, listing, skipped):

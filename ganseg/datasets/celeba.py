@@ -45,7 +45,7 @@ PUBLISHED = {"train": 45_600}  # about
 def list_split(source, split, cfg):
     """One split: "train" is CelebA's without MAFL's test pictures, "test" is MAFL's.
 
-    Of the training pictures, regressions are fitted on those that are MAFL's training pictures too.
+    Regressions are fitted on MAFL's training pictures. Those of another part of CelebA are listed and not trained on.
     Returns a Listing. Raises UserError when a list is missing or malformed, or names pictures that are not there.
     """
     wild = cfg.reader == "celeba"
@@ -57,7 +57,8 @@ def list_split(source, split, cfg):
     test = _read_table(source, TEST, 0)
     if split == "train":
         chosen_by, fit = PARTITION, _read_table(source, FIT, 0)
-        names = [name for name, (part,) in _read_table(source, PARTITION, 1).items() if part == 0 and name not in test]
+        train = {name for name, (part,) in _read_table(source, PARTITION, 1).items() if part == 0}
+        names = sorted((train | fit.keys()) - test.keys())
         source.check_all_in(there, list(fit), f"pictures of {FIT} in {pictures}")
     else:
         chosen_by, names = TEST, list(test)
@@ -69,12 +70,13 @@ def list_split(source, split, cfg):
         names = [name for name, is_large in zip(names, large, strict=True) if is_large]
     landmarks = _read_table(source, landmark_list, 2 * len(LANDMARKS))
     source.check_all_in(landmarks, names, f"pictures of {chosen_by} in {landmark_list}")
+    flags = {"train": train, "fit": fit} if split == "train" else {}
     return Listing(
         [folder + name for name in names],
         landmarks=np.array([landmarks[name] for name in names], np.float64).reshape(-1, len(LANDMARKS), 2),
         landmark_names=LANDMARKS,
         eyes=(0, 1),
-        fit=np.array([name in fit for name in names], bool) if split == "train" else None,
+        **{flag: np.array([name in of for name in names], bool) for flag, of in flags.items()},
     )
 
 

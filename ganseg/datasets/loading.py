@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def load_pictures(cfg, split, limit=None, check_all=False):
     if cfg.reader == "creatures":
         return _draw_creatures("test" if split == "test" else "train", most, limit, cfg.image_size)
     pictures = _from_cache(cfg, "test" if split == "test" else "train", most, check_all)
-    rows = pictures.fit if split == "fit" and pictures.fit is not None else np.arange(len(pictures))
+    rows = _rows(len(pictures), pictures.fit if split == "fit" else pictures.train)
     return pictures.take(rows[spread_rows(len(rows), limit)])
 
 
@@ -49,10 +50,17 @@ def spread_rows(n, limit):
     return np.arange(k) * n // max(k, 1)
 
 
-def _limited_rows(listing, most):
-    """At most so many rows of a listing, and as many of those to fit on, which can be few among many."""
-    fit = np.flatnonzero(np.ones(len(listing.names)) if listing.fit is None else listing.fit)
-    return np.union1d(spread_rows(len(listing.names), most), fit[spread_rows(len(fit), most)])
+def _rows(n, flags):
+    """The indices of n things with a flag; flags None: of all."""
+    return np.arange(n) if flags is None else np.flatnonzero(flags)
+
+
+def _limited(listing, most):
+    """A listing with at most so many pictures to train on, which come first, and as many to fit on."""
+    train, fit = (_rows(len(listing.names), flags) for flags in (listing.train, listing.fit))
+    train, fit = (rows[spread_rows(len(rows), most)] for rows in (train, fit))
+    rows = np.concatenate([train, np.setdiff1d(fit, train)])
+    return replace(listing.take(rows), train=np.isin(rows, train), fit=np.isin(rows, fit))
 
 
 def _draw_creatures(split, most, limit, image_size):
@@ -69,7 +77,7 @@ def _from_cache(cfg, split, most, check_all):
     path = locate(cfg.source, "the folder, zip or tar of the pictures with -p source, or once for all runs by: "
                   f"ganseg prepare -p dataset {cfg.dataset} -p source PATH")
     lists = [fingerprint(locate(cfg.split_list, "a file", "split_list"))] if cfg.split_list else []
-    key = [1, cfg.reader, fingerprint(path), lists, split, cfg.image_size, cfg.crop, most]
+    key = [2, cfg.reader, fingerprint(path), lists, split, cfg.image_size, cfg.crop, most]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     root = runs.cache_folder(cfg.dataset)
 
@@ -84,7 +92,7 @@ def _from_cache(cfg, split, most, check_all):
         except BaseException:
             source.close()
             raise
-        return source, listing.take(_limited_rows(listing, most))
+        return source, _limited(listing, most)
 
     return cache.open_or_build(root / f"{split}-{digest}", make, cfg.image_size, cfg.crop, check_all)
 

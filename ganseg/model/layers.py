@@ -39,8 +39,10 @@ class PositionalEmbedding(nn.Module):
         self.conv = nn.Conv2d(n_offsets, n_out // 2, 1)
 
     def forward(self, offsets):
-        phase = math.pi * self.conv(offsets)
-        return torch.cat([phase.sin(), phase.cos()], dim=1)
+        device = "cpu" if offsets.is_meta else offsets.device.type  # autocast does not know the meta device
+        with torch.autocast(device, enabled=False):  # in bfloat16 neighbouring pixels would be alike
+            phase = math.pi * self.conv(offsets.float())
+            return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
 def style_map(weights, w):

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
+from torchvision.transforms import RandomResizedCrop
 
 from ganseg.devices import memory_format, rng
 from ganseg.model.geometry import to_float
@@ -68,13 +69,17 @@ def _room(device):
 
 
 def _resized_crop(batch, random):
-    """Crop 0.9-1 of each image's area, with an aspect ratio of 0.9-1.1, and resize it to its old size."""
-    B = len(batch)
-    area, ratio, x, y = torch.rand(4, B, generator=random)
-    area, ratio = 0.9 + 0.1 * area, torch.exp((2 * ratio - 1) * torch.tensor(1.1).log())
-    w, h = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    theta = torch.zeros(B, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = w, h
-    theta[:, 0, 2], theta[:, 1, 2] = (2 * x - 1) * (1 - w), (2 * y - 1) * (1 - h)
+    """Crop 0.9-1 of each image's area, with an aspect ratio of 0.9-1.1, and resize it to its old size.
+
+    Source: torchvision's RandomResizedCrop, which draws again where a window does not fit into the image.
+    """
+    S = batch.shape[-1]
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator of the CPU
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=random)))
+        windows = [RandomResizedCrop.get_params(image, (0.9, 1.0), (0.9, 1.1)) for image in batch]
+    top, left, height, width = torch.tensor(windows).T / S
+    theta = torch.zeros(len(batch), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = width, height
+    theta[:, 0, 2], theta[:, 1, 2] = 2 * left + width - 1, 2 * top + height - 1
     window = F.affine_grid(theta, list(batch.shape), align_corners=False).to(batch.device)
     return F.grid_sample(batch, window, mode="bilinear", padding_mode="reflection", align_corners=False)

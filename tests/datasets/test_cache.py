@@ -159,6 +159,15 @@ def test_an_even_spread_is_gathered_where_fewer_are_asked_for(photos):
     assert values(load_pictures(photos, "train", limit=3)) == [0, 4, 8]
 
 
+@pytest.mark.parametrize(("rows", "is_mapped"), [(range(3, 9), True), (range(12), True), ([], True), ([5, 3], False)])
+def test_a_slice_of_the_pictures_stays_mapped(photos, rows, is_mapped):
+    pictures = load_pictures(photos, "train")
+    taken = pictures.take(rows)
+    assert values(taken) == list(rows) and list(taken.names) == [f"{i:02}.png" for i in rows]
+    same_memory = taken.images.untyped_storage().data_ptr() == pictures.images.untyped_storage().data_ptr()
+    assert same_memory == is_mapped
+
+
 # --- batches ---
 
 
@@ -184,6 +193,22 @@ def test_pictures_on_the_device_and_streamed_ones_give_the_same_batches(photos):
     for step in (0, 1, 2, 3, 1):  # back, too
         batch = plain(step, rng(step))
         assert torch.equal(ahead(step, rng(step)), batch) and torch.equal(resident(step, rng(step)), batch)
+
+
+def test_a_random_window_that_does_not_fit_is_drawn_again(photos):
+    """On images that show their own coordinates, so that the windows can be read off."""
+    S, n = 128, 2000
+    ramp = torch.arange(S, dtype=torch.uint8)
+    images = torch.stack([ramp.expand(S, S), ramp[:, None].expand(S, S), ramp.expand(S, S)]).expand(n, 3, S, S)
+    cfg = photos.model_copy(update={"batch_size": n, "random_resized_crop": True})
+    shown = (Batches(images, cfg, CPU)(0, rng("windows")) + 1) * 127.5
+    width, height = ((shown[:, c, 96, 96] - shown[:, c, 32, 32]) / 64 * S for c in (0, 1))
+    assert width.max() < S + 0.5 and height.max() < S + 0.5
+    area, ratio = width * height / S**2, width / height
+    assert 0.89 < area.min() < 0.905 and 0.99 < area.max() and abs(area.mean() - 0.936) < 0.004
+    assert 0.89 < ratio.min() < 0.909 and 1.08 < ratio.max() < 1.11
+    clamped = (width > S - 0.5) | (height > S - 0.5)
+    assert clamped.float().mean() < 0.3  # a quarter do once rounded to pixels; nearly half would be clamped
 
 
 def test_a_million_pictures_open_at_once(tmp_path):

@@ -86,8 +86,10 @@ def test_a_drawn_data_set_has_nothing_to_prepare_but_is_shown(small):
 def test_a_limit_leaves_pictures_to_fit_on_where_they_are_few(small, tmp_path):
     write_taichi(tmp_path / "data")
     run = small("taichi", source=str(tmp_path / "data"), max_train_pictures=2)
-    train = load_pictures(run.cfg, "train")
-    assert len(train.fit) == 2 and len(load_pictures(run.cfg, "fit")) == 2 and len(train) <= 4
+    train, fit = load_pictures(run.cfg, "train"), load_pictures(run.cfg, "fit")
+    assert len(train) == len(fit) == 2
+    assert train.landmarks.isnan().all() and not fit.landmarks.isnan().all()  # the first of train/, those of the table
+    assert len({*train.names, *fit.names}) == 4
 
 
 def test_an_archive_is_left_alone_where_it_is_unpacked_already(small, tmp_path):

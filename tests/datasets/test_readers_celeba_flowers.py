@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy.io import loadmat, savemat
 
-from ganseg import config
+from ganseg import config, prepare, runs
 from ganseg.datasets import celeba, flowers
 from ganseg.datasets.source import Source
 from ganseg.errors import UserError
@@ -175,10 +175,18 @@ def test_celeba_fits_on_training_pictures_that_mafl_trains_on(wild):
     assert read(wild).fit.tolist() == [True] * 3 + [False] * 5
 
 
-def test_a_mafl_training_picture_of_another_part_is_not_trained_on(wild):
+def test_a_mafl_training_picture_of_another_part_is_fitted_on_and_not_trained_on(wild, monkeypatch):
     set_row(wild, "list_eval_partition.txt", "000002.jpg", "000002.jpg 1")
     listing = read(wild)
-    assert numbers(listing) == [1, 3, 4, 5, 6, 7, 8] and listing.fit.tolist() == [True] * 2 + [False] * 5
+    assert numbers(listing) == list(range(1, 9)) and listing.fit.tolist() == [True] * 3 + [False] * 5
+    assert listing.train.tolist() == [True, False] + [True] * 6
+
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(wild / "outputs"))
+    run = runs.open_run("celeba", "look", source=str(wild), image_size=32)
+    splits = prepare.build_cache(run)
+    of = {split: [int(name[-10:-4]) for name in pictures.names] for split, pictures in splits.items()}
+    assert of == {"train": [1, 3, 4, 5, 6, 7, 8], "fit": [1, 3, 2], "test": [10, 11, 12]}
+    assert [row["pictures"] for row in prepare.count_pictures(run.cfg, splits)] == [7, 3, 3]
 
 
 @pytest.mark.parametrize("size", [(60, 100), (100, 60)])

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from ganseg import devices
-from ganseg.model import averaging, loading
+from ganseg.model import averaging, geometry, loading
 from ganseg.model.discriminator import Discriminator
 from ganseg.model.generator import Latents
+from ganseg.model.layers import PositionalEmbedding
 from ganseg.training.losses import area_targets
 
 SETTINGS = [
@@ -14,7 +15,7 @@ SETTINGS = [
     {"heatmap": "gaussian"},
     {"heatmap": "paper"},
     {"heatmap": "fixed", "fixed_sigma2": 0.05},
-    {"heatmap": "fixed", "fixed_sigma2": 0.05, "n_per": 1},
+    {"heatmap": "fixed", "fixed_sigma2": 0.05, "n_per": 1, "area_target": "heatmap"},
     {"rgb_head": "conv1x1"},
     {"background_position": "free"},
     {"n_parts": 1},
@@ -134,3 +135,13 @@ def test_moving_all_points_by_coarse_pixels_moves_the_masks(tiny):
 
 def psnr_db(a, b):
     return (-10 * torch.log10((a - b).square().mean())).item()
+
+
+def test_positions_keep_their_precision_in_bfloat16():
+    """Neighbours 2 / 127 apart: bfloat16 has steps of half as much near 1, and phases are several times larger."""
+    start = PositionalEmbedding(16, 64)
+    offsets = geometry.offsets(torch.linspace(-0.9, 0.9, 16).view(1, 8, 2), geometry.pixel_grid(128, 10))
+    with torch.autocast("cpu", torch.bfloat16):
+        x = start(offsets)
+    torch.testing.assert_close(x, start(offsets), rtol=0, atol=0)
+    assert x.dtype == torch.float32
