@@ -11,14 +11,18 @@ from ganseg.model import autoencoder, loading, sampling
 from ganseg.model.prediction import predict
 
 N_SAMPLES, N_DETECTIONS = 90, 120
+# What a measurement depends on beside the networks: an evaluation counts as another's equal where these agree
+SETTINGS = ("source", "split_list", "image_size", "crop", "max_train_pictures", "max_test_pictures", "fit_pictures",
+            "distill_generator", "untrained_control", "seed")
 
 
 def evaluate(run):
     """Measure the segmenter, and the control where there is one; log, draw, and return the record (dict).
 
     run  from runs.open_run(..., needs="segmenter")
-    The record holds metrics by name, the control's with the prefix untrained_, `left_out` (name -> reason)
-    and `notes` (name -> fact). figures/samples.png and figures/detections.png are written.
+    The record holds metrics by name, the control's with the prefix untrained_, `left_out` (name -> reason), `notes`
+    (name -> fact) and `settings` (config field -> value, of those in SETTINGS).
+    figures/samples.png and figures/detections.png are written.
     """
     cfg = run.cfg
     device = devices.choose_device(cfg.device)
@@ -49,7 +53,8 @@ def evaluate(run):
         "training pictures that fit regressions and matching": len(fit),
         "seed": cfg.seed,
     }
-    return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes)
+    settings = {name: getattr(cfg, name) for name in SETTINGS}
+    return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
 
 
 def _measure(S, cfg, test, fit, generated):

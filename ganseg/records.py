@@ -48,6 +48,6 @@ def _is_record(record):
     for name in record:
         if name.endswith(("_share", "_loss", "_penalty")):
             of_name[name] = NUMBER
-        if name in ("left_out", "notes", "protocols"):
+        if name in ("left_out", "notes", "protocols", "settings"):
             of_name[name] = dict
     return all(isinstance(record.get(name), kind) for name, kind in of_name.items())

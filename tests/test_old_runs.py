@@ -32,7 +32,7 @@ def test_a_run_made_before_the_folders_goes_on_as_it_would_have_then(before, qui
 
 def test_a_run_made_before_the_folders_is_evaluated_as_it_was_then(before):
     record, then = evaluate.evaluate(runs.open_run("creatures", "before", needs="segmenter")), before["evaluate"]
-    assert record.keys() == then.keys() and record["notes"] == then["notes"]
+    assert record.keys() == {*then, "settings"} and record["notes"] == then["notes"]
     numbers = {name: value for name, value in then.items() if isinstance(value, float) and name != "time_s"}
     assert {name: record[name] for name in numbers} == pytest.approx(numbers, rel=1e-2, abs=1e-3)
 

@@ -7,7 +7,7 @@ from ganseg import config, runs
 from ganseg.errors import UserError
 
 SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "image_size", "lambda_con", "lambda_area", "seed")
-OTHER = {"stage", "step", "time_s", "left_out", "notes"}  # fields of a record that are no numbers to compare
+OTHER = {"stage", "step", "time_s", "left_out", "notes", "settings"}  # of a record: no numbers to compare
 LESS_IS_BETTER = ("fid", "kid", "frechet", "collapse", "mask_entropy")
 PENALTIES = ("concentration_loss", "area_loss", "gradient_penalty")
 
