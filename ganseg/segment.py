@@ -1,12 +1,12 @@
 """Parts of anybody's photos, with a run's segmenter: `segment.load("lfw/k8").segment("photo.jpg")`."""
 
-import csv
 import io
 import itertools
 import time
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -15,7 +15,7 @@ from ganseg import devices, files, runs
 from ganseg.datasets import decode
 from ganseg.datasets.source import list_pictures
 from ganseg.errors import UserError
-from ganseg.figures import pictures
+from ganseg.figures import pictures, tables
 from ganseg.model import loading
 from ganseg.model.geometry import to_float
 
@@ -80,7 +80,8 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     paths       a folder, zip or photo, or a list of them; run and device as for load, or run is a PhotoSegmenter
     out         folder for <name>_parts.png (pixel value = label), <name>_overlay.jpg and parts.csv (COLUMNS,
                 in pixels of the photo, (0, 0) upper left). Subfolders are kept. <name> is the photo's without
-                extension; where that is taken, with extension; where that is taken too, with a number.
+                extension; where that is taken, with extension; where that is taken too, with a number. In the
+                table a name that begins like a formula of a spreadsheet, as "=a.jpg", has a ' in front.
     batch_size  squares at a time; of the photos themselves one at a time is in memory
     Returns [(name, reason)] of the photos that cannot be read. Raises UserError when none can.
     """
@@ -91,18 +92,17 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     _keep_inputs(paths, out, stems)
     out.mkdir(parents=True, exist_ok=True)
     start = printed = time.monotonic()
-    with files.whole(out / "parts.csv") as file:
-        file.reconfigure(newline="")  # csv ends its lines itself
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
+    rows = []
+    with files.writing(out):
         for i, photo, labels in _segment_all(model, listing, batch_size, skipped):
             _save_parts(photo, labels, model.cfg.n_parts, out / stems[i])
-            table.writerows([listing[i][0], *row] for row in measure_parts(labels, model.cfg.n_parts))
+            rows += [[listing[i][0], *row] for row in measure_parts(labels, model.cfg.n_parts)]
             if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
                 printed = time.monotonic()
                 print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
-        if len(skipped) == len(listing):
-            raise UserError("photos: none of {:,} can be read; {}: {}.".format(len(listing), *skipped[0]))
+    if len(skipped) == len(listing):
+        raise UserError("photos: none of {:,} can be read; {}: {}.".format(len(listing), *skipped[0]))
+    tables.save_csv(pd.DataFrame(rows, columns=COLUMNS), out / "parts.csv", index=False)
     print(f"segmented {len(listing) - len(skipped):,} photos in {time.monotonic() - start:.0f} s: see {out}")
     for name, reason in skipped:
         print(f"left out, cannot be read: {name}: {reason}")

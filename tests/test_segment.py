@@ -103,6 +103,16 @@ def test_folders_keep_their_structure_and_names_that_differ_in_extension_stay_ap
         assert parts.mode == "P" and (np.asarray(parts) == model.segment(photos / name)).all()
 
 
+def test_names_of_photos_are_no_formulas_in_the_table(run, tmp_path):
+    names = ["=HYPERLINK(A1).png", "+1.png", "-1.png", "@a.png", "a=1.png"]
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        photo().save(tmp_path / "photos" / name)
+    segment.segment_photos(tmp_path / "photos", "x", tmp_path / "out", device="cpu")
+    assert {row["photo"] for row in rows_of(tmp_path / "out")} == {*(f"'{name}" for name in names[:4]), names[4]}
+    assert (tmp_path / "out" / "-1_parts.png").exists()  # files keep their names
+
+
 def test_parts_are_measured_in_pixels_of_the_photo():
     labels = np.zeros((4, 10), np.uint8)
     labels[1, 2:5] = 1
