@@ -94,6 +94,19 @@ def generate_pairs(G, cfg, step):
     return augment(images, labels, rng(cfg.seed, "augment", step)) if cfg.distill_augment else (images, labels)
 
 
+def first_pairs(run, photos, n=30):
+    """Images (N, 3, H, W) and labels (N, H, W), N <= n, that a run's segmenter learns from first.
+
+    photos  (M, 3, H, W) uint8: an auto-encoder, which learns from no pairs, shows what it makes of them
+    """
+    path, state = run.intact("gan")
+    if path is None or "autoencoder" in state:
+        painted = loading.paint(run, n, photos)
+        return painted.image, painted.masks.argmax(dim=1)
+    G = loading.generator_of(run.cfg, state, run.cfg.distill_generator, path)
+    return tuple(part[:n] for part in generate_pairs(G, run.cfg, step=0))
+
+
 def augment(images, labels, random):
     """Turn, scale, move and recolour each pair by random amounts of its own.
 

@@ -9,7 +9,7 @@ from ganseg import arguments, devices, metrics, runs
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
-from ganseg.model import autoencoder, loading, sampling
+from ganseg.model import loading
 from ganseg.model.prediction import predict
 
 N_SAMPLES, N_DETECTIONS = 90, 120
@@ -33,7 +33,7 @@ def evaluate(run):
     if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
         fit = fit.take([])  # there is nothing to fit
     S, state = _load(run, "segmenter", device)
-    gan_step, generated = _samples(run, S, state, test, device)
+    gan_step, generated = _samples(run, state, test, device)
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
     notes = {
         "GAN steps": gan_step,
@@ -69,10 +69,8 @@ def _load(run, name, device):
     return loading.segmenter_of(run.cfg, state, path).to(device), state
 
 
-def _samples(run, S, state, photos, device):
-    """The step of the GAN that the segmenter S learned from, and what that generates; None where it is not kept."""
-    if isinstance(S, autoencoder.AsSegmenter):
-        return state["step"], autoencoder.reconstruct(S.autoencoder, photos.images[:N_SAMPLES])
+def _samples(run, state, photos, device):
+    """The step of the GAN that a segmenter learned from, and what that generates; None where it is not kept."""
     step = state.get("gan_step")  # None: released or by older code; then of the newest, as there is nothing else
     try:
         path, gan = run.intact("gan", step)
@@ -80,8 +78,7 @@ def _samples(run, S, state, photos, device):
         path = None
     if path is None:
         return step, None
-    G = loading.generator_of(run.cfg, gan, run.cfg.distill_generator, path).to(device)
-    return gan["step"], sampling.sample(G, N_SAMPLES, run.cfg.seed)
+    return gan["step"], loading.paint(run, N_SAMPLES, photos.images, device=device, checkpoint=(path, gan))
 
 
 def _measure(S, cfg, test, fit, generated):

@@ -4,7 +4,7 @@ import torch
 
 from ganseg import checkpoints, runs
 from ganseg.errors import UserError
-from ganseg.model import autoencoder, fast, segmenter
+from ganseg.model import autoencoder, fast, sampling, segmenter
 from ganseg.model.averaging import recalibrate_batchnorm
 
 
@@ -40,6 +40,25 @@ def load_generator(run, weights="raw", device="cpu"):
     if path is None:
         raise runs.missing(run.folder, "gan")
     return generator_of(cfg, state, weights, path).to(device)
+
+
+def paint(run, n, images, weights=None, seed=None, device="cpu", checkpoint=None):
+    """n pictures that a run paints, as Generated on the CPU: from random latents, or of what an auto-encoder sees.
+
+    images      (N, 3, H, W) uint8: an auto-encoder paints the first n again
+    weights     raw or ema; None: those that the run distils
+    seed        of the latents; None: the run's
+    checkpoint  (path, content) of a GAN; None: the newest
+    Raises UserError where the run has none.
+    """
+    path, state = checkpoint or run.intact("gan")
+    if path is None:
+        raise runs.missing(run.folder, "gan")
+    if "autoencoder" in state:
+        network = checkpoints.load_weights(autoencoder.Autoencoder(run.cfg), state["autoencoder"], path)
+        return autoencoder.reconstruct(network.to(device).eval(), images[:n])
+    G = generator_of(run.cfg, state, weights or run.cfg.distill_generator, path).to(device)
+    return sampling.sample(G, n, run.cfg.seed if seed is None else seed)
 
 
 def generator_of(cfg, state, weights, path):

@@ -63,6 +63,8 @@ def _draw(network, images):
 
 def keep_as_segmenter(run):
     """Save the trained auto-encoder as the run's segmenter: it needs no distillation."""
-    _, state = run.intact("gan")
-    weights = {f"autoencoder.{name}": value for name, value in state["autoencoder"].items()}
-    run.save("segmenter", state["step"], {"segmenter": weights, "generator_weights": "auto-encoder"})
+    with run.held():
+        _, state = run.intact("gan")
+        weights = {f"autoencoder.{name}": value for name, value in state["autoencoder"].items()}
+        facts = {"generator_weights": "auto-encoder", "backbone_weights": "none", "gan_step": state["step"]}
+        run.save("segmenter", state["step"], {"segmenter": weights, **facts}, outdated=run.checkpoints("segmenter"))
