@@ -1,15 +1,19 @@
 """What the commands share: their -p parameters, the run that these name, one sentence for a user's mistake."""
 
 import argparse
+import builtins
 import os
 import sys
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ganseg import config
 from ganseg.errors import NotebookFailed, UserError
 
 DEFAULTS = {"dataset": "tiny", "run": "try"}
+EXAMPLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, as [1, 2]",
+            "dict": "names and values, as {lambda_con: 5}"}
 
 
 def main(stage, work, needs=None, argv=None):
@@ -40,15 +44,18 @@ def add_parameters(parser):
     return parser
 
 
-def parameters(args, known):
-    """The -p pairs of parsed arguments as values; UserError names the nearest of the known names."""
+def parameters(args, known, types=None):
+    """The -p pairs of parsed arguments as values; UserError names the nearest of the known names.
+
+    types  name -> name of a built-in type, of a notebook's parameters: those that are no settings must be of it
+    """
     given = dict(args.p)
     if args.run is not None:
         given["run"] = args.run
     for name in given:
         if name not in known:
             raise UserError(f"{name}: there is no such parameter{config.nearest(name, known)}.")
-    return {name: _value(name, text) for name, text in given.items()}
+    return {name: _value(name, text, (types or {}).get(name)) for name, text in given.items()}
 
 
 def open_run(values, needs):
@@ -70,15 +77,21 @@ def _work_on_run(stage, work, needs, argv):
     work(run)
 
 
-def _value(name, text):
+def _value(name, text, kind):
     """What a parameter's text means: as it stands for text fields, else as YAML, with 1e-4 a number."""
     field = config.Config.model_fields.get(name)
     if text.lower() in ("none", "null"):
         return None if field is None else "none"  # see config.given
-    if name in DEFAULTS or (field is not None and field.annotation in (str, str | None)):
+    if name in DEFAULTS or (kind == "str" if field is None else field.annotation in (str, str | None)):
         return text
     try:
         value = yaml.safe_load(text)
-        return float(value) if isinstance(value, str) else value
+        value = float(value) if isinstance(value, str) else value
     except (yaml.YAMLError, ValueError):
-        return text  # the config says what is wrong with it
+        value = text
+    if kind is not None and (field is None or kind == "list"):  # of a setting the config says what is wrong
+        try:
+            TypeAdapter(getattr(builtins, kind), config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError:
+            raise UserError(f"{name}: {text!r} is not allowed; it should be {EXAMPLES[kind]}.") from None
+    return value

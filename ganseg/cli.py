@@ -46,8 +46,9 @@ def _notebook(argv):
     import papermill  # takes a second, for which --help need not wait
 
     tagged = papermill.inspect_notebook(str(source))
-    values = arguments.parameters(args, {*tagged, *config.Config.model_fields})
-    overrides = {**(values.pop("overrides", None) or {})}
+    types = {name: tag["inferred_type_name"] for name, tag in tagged.items()}
+    values = arguments.parameters(args, {*tagged, *config.Config.model_fields}, types)
+    overrides = values.pop("overrides", None) or {}
     overrides |= {name: values.pop(name) for name in list(values) if name not in tagged}
     if overrides:
         values["overrides"] = overrides

@@ -1,5 +1,6 @@
 """Train, distil, evaluate: through the notebooks, the command and the modules, with the tiny settings."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ganseg import cli, config, distill, evaluate, runs, train
+from ganseg import arguments, cli, config, distill, evaluate, runs, train
 
 NOTEBOOKS = sorted((config.ROOT / "notebooks").glob("*.ipynb"))
 # Their parameters that are no settings of a run
@@ -131,6 +132,12 @@ def test_a_stage_without_the_one_before_names_its_command(outputs, trained, caps
         (["train", "-p", "dataset", "folder", "-p", "source", "nowhere"], "nowhere"),
         (["train", "-p", "spade_hiden", "4"], "did you mean spade_hidden"),
         (["train", "--run", "../up"], "run: '../up' is not allowed"),
+        (["train", "-p", "overrides", "n_parts=4"], "overrides: 'n_parts=4' is not allowed; it should be names and"),
+        (["samples", "-p", "n_samples", "many"], "n_samples: 'many' is not allowed; it should be a whole number"),
+        (["samples", "-p", "n_samples", "2.5"], "n_samples: '2.5' is not allowed; it should be a whole number"),
+        (["prepare", "-p", "download", "maybe"], "download: 'maybe' is not allowed; it should be true or false"),
+        (["ablations", "-p", "seeds", "3"], "seeds: '3' is not allowed; it should be a list, as [1, 2]"),
+        (["benchmark", "-p", "n_parts", "4"], "n_parts: '4' is not allowed; it should be a list, as [1, 2]"),
     ],
 )
 def test_a_users_mistake_ends_in_one_sentence_and_writes_nothing(argv, message, outputs, capsys):
@@ -233,6 +240,13 @@ def test_two_points_per_part_warn_and_train(outputs, capsys):
 def test_a_runs_config_says_what_it_was_made_with(trained):
     saved = yaml.safe_load((trained.folder / "config.yaml").read_text())
     assert {"commit", "python", "torch", "device"} <= set(saved["made_with"])
+
+
+def test_texts_stay_as_they_were_typed():
+    parser = arguments.add_parameters(argparse.ArgumentParser())
+    args = parser.parse_args(["-p", "run", "007", "-p", "follow", "1e5", "-p", "source", "2024_01", "-p", "n", "1e3"])
+    read = arguments.parameters(args, {"run", "follow", "source", "n"}, {"run": "str", "follow": "str", "n": "float"})
+    assert read == {"run": "007", "follow": "1e5", "source": "2024_01", "n": 1000.0}
 
 
 def test_parameters_of_a_notebook_are_not_checked_as_settings_of_the_same_name(outputs):

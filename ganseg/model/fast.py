@@ -77,10 +77,10 @@ class FastSpade(Spade):
 
     def _hidden(self, patches, w):
         """The first convolution, on K channels: its kernel is applied to each w_k before it meets the weights."""
-        B, n_patch, h, _ = patches.shape
-        kernel = torch.einsum("oduv,bkd->bokuv", self.hidden.weight, w).reshape(B, -1, n_patch)
+        (B, n_patch, h, _), n = patches.shape, len(self.hidden.weight)
+        kernel = torch.einsum("oduv,bkd->bokuv", self.hidden.weight, w).reshape(B, n, n_patch)
         hidden = torch.baddbmm(self.hidden.bias[:, None], kernel, patches.flatten(2))
-        return _activate(hidden).view(B, -1, h, patches.shape[3])
+        return _activate(hidden).view(B, n, h, patches.shape[3])
 
 
 class FastSpadeBlock(SpadeBlock):
