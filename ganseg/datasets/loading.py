@@ -69,7 +69,7 @@ def _from_cache(cfg, split, most, check_all):
     path = locate(cfg.source, "the folder, zip or tar of the pictures with -p source, or once for all runs by: "
                   f"ganseg prepare -p dataset {cfg.dataset} -p source PATH")
     lists = [fingerprint(locate(cfg.split_list, "a file", "split_list"))] if cfg.split_list else []
-    key = [1, cfg.reader, fingerprint(path), lists, split, cfg.image_size, cfg.crop, most]
+    key = [2, cfg.reader, fingerprint(path), lists, split, cfg.image_size, cfg.crop, most]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     root = runs.cache_folder(cfg.dataset)
 
