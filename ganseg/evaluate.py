@@ -86,8 +86,6 @@ def _samples(run, S, state, photos, device):
 
 def _measure(S, cfg, test, fit, generated):
     """Values and left-out reasons of all metrics, and the labels of the test pictures."""
-    found = predict(S, test.images)
-    fitted = predict(S, fit.images, keep_labels=fit.labels is not None and not fit.only_foreground)
     of_samples = {}
     if generated is not None:
         # A fixed heatmap's size does not depend on the points
@@ -99,23 +97,24 @@ def _measure(S, cfg, test, fit, generated):
     predictions = metrics.Predictions(
         n_parts=cfg.n_parts,
         image_size=cfg.image_size,
-        labels=found.labels.numpy(),
-        centroids=found.centroids.numpy(),
-        true_labels=None if test.only_foreground else _array(test.labels),
-        true_foreground=None if test.labels is None else _array(test.labels != 0),
-        masked=test.masked,
-        landmarks=_array(test.landmarks),
-        train_labels=_array(fitted.labels),
-        train_centroids=fitted.centroids.numpy(),
-        train_true_labels=None if fit.only_foreground else _array(fit.labels),
-        train_masked=fit.masked,
-        train_landmarks=_array(fit.landmarks),
+        true_foreground=None if test.labels is None else (test.labels != 0).numpy(),
         eyes=test.eyes,
         frame_px=test.frame_px,
+        **_of_split(S, test),
+        **_of_split(S, fit, "train_", keep_labels=fit.labels is not None and not fit.only_foreground),
         **of_samples,
     )
-    values, left_out = metrics.compute(predictions)
-    return values, left_out, found.labels
+    return *metrics.compute(predictions), predictions.labels
+
+
+def _of_split(S, photos, prefix="", keep_labels=True):
+    """The fields of Predictions with what is known and predicted of one split's pictures."""
+    if not len(photos):
+        return {}
+    found = predict(S, photos.images, keep_labels=keep_labels)
+    known = {"labels": found.labels, "centroids": found.centroids, "masked": photos.masked,
+             "landmarks": photos.landmarks, "true_labels": None if photos.only_foreground else photos.labels}
+    return {prefix + name: np.asarray(value) for name, value in known.items() if value is not None}
 
 
 def _save_figures(run, test, labels, generated):
@@ -127,7 +126,7 @@ def _save_figures(run, test, labels, generated):
         pictures.save(pictures.samples_sheet(generated), folder / "samples.png")
     chosen = torch.linspace(0, len(test) - 1, min(N_DETECTIONS, len(test))).round().long()
     photos = pictures.to_uint8(test.images[chosen])
-    columns = [photos, pictures.overlay(photos, labels[chosen].numpy(), K)]
+    columns = [photos, pictures.overlay(photos, labels[chosen], K)]
     if test.labels is not None and test.labels.any():
         truth = test.labels[chosen].numpy()
         columns.append(pictures.overlay(photos, truth, int(test.labels.max()), strength=0.9))
@@ -135,10 +134,6 @@ def _save_figures(run, test, labels, generated):
         columns.append(pictures.draw_points(photos, test.landmarks[chosen][:, :, None].numpy(), radius=1))
     sheet = pictures.grid(pictures.enlarge(np.concatenate(columns, axis=2), 96 * len(columns)), 8)
     pictures.save(sheet, folder / "detections.png")
-
-
-def _array(tensor):
-    return None if tensor is None else tensor.numpy()
 
 
 def _print_table(run):
