@@ -42,10 +42,12 @@ def runs_table(of_runs):
     for run in of_runs:
         measured = _measured(run)
         step = measured["GAN steps"]
-        train = [record for record in run.records("train") if record["step"] <= step]
+        train, samples = ([record for record in run.records(stage) if record["step"] <= step]
+                          for stage in ("train", "train_samples"))
         row = {"dataset": run.cfg.dataset, **{name: getattr(run.cfg, name) for name in SETTINGS}, "GAN steps": step}
         row["minutes"] = train[-1]["time_s"] / 60 if train else None
-        rows[run.label] = row | _signals(run, step) | measured
+        row |= {name: record[name] for record in train for name in PENALTIES if name in record}  # the last of each
+        rows[run.label] = row | (_shares(samples[-1]) if samples else {}) | measured
         others = {record["step"] for record in run.records("fidelity")}
         if others and step not in others:
             print(f"{run.label} stands at GAN step {step}: its fidelity, of step {max(others)}, is left out.")
@@ -58,33 +60,20 @@ def _measured(run):
     step = evaluation.get("notes", {}).get("GAN steps")
     if type(step) is not int:
         step = (fidelity or run.records("train") or [{"step": 0}])[-1]["step"]
-    values = {"GAN steps": step}
-    for record in fidelity:
-        if record["step"] == step:
-            values |= _numbers(record)
     used, own = evaluation.get("settings", {}), config.load(run.cfg.dataset)
     other = _differing({**own.model_dump(), **used}, own, PROTOCOL)
     other += [f"split_list {Path(str(used['split_list'])).name}"] if used.get("split_list") else []
     suffix = f" ({', '.join(other)})" if other else ""
-    return values | {name + suffix: value for name, value in _numbers(evaluation).items()}
+    values = {k: v for record in fidelity if record["step"] == step for k, v in _numbers(record).items()}
+    return {"GAN steps": step, **values, **{name + suffix: value for name, value in _numbers(evaluation).items()}}
 
 
 def _numbers(record):
     return {k: v for k, v in record.items() if isinstance(v, float) and k not in records.TIMES}
 
 
-def _signals(run, step):
-    """What a training tells without labels up to a step: its last penalties, and how it uses parts and background."""
-    values = {}
-    for record in run.records("train"):
-        if record["step"] <= step:
-            values |= {name: record[name] for name in PENALTIES if name in record}
-    for record in [record for record in run.records("train_samples") if record["step"] <= step][-1:]:
-        values |= _shares(record)
-    return values
-
-
 def _shares(record):
+    """What a training's samples tell: the smallest part and the background."""
     shares = [value for name, value in record.items() if name.startswith("part_")]
     return {"smallest part": min(shares), "generated background": record["background_share"]} if shares else {}
 
@@ -163,17 +152,15 @@ def best_pair(frame, metric, first=None, second=None):
 
 def differences(first, second):
     """Two runs side by side: the settings that differ, then what was measured of both, as a DataFrame of texts."""
-    a, b = first.cfg.model_dump(), second.cfg.model_dump()
-    settings = {name: (a[name], b[name]) for name in a if a[name] != b[name]}
-    x, y = _measured(first), _measured(second)
-    values = {name: (x.get(name), y.get(name)) for name in [*x, *(name for name in y if name not in x)]}
-    rows = [("setting", name, *map(_text, pair)) for name, pair in settings.items()]
-    rows += [("metric", name, *map(_text, pair)) for name, pair in values.items()]
-    return pd.DataFrame(rows, columns=["kind", "name", first.label, second.label]).set_index(["kind", "name"])
-
-
-def _text(value):
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    rows = {}
+    for kind, (a, b) in {"setting": (first.cfg.model_dump(), second.cfg.model_dump()),
+                         "metric": (_measured(first), _measured(second))}.items():
+        for name in {**a, **b}:
+            if kind == "metric" or a[name] != b[name]:
+                pair = (a.get(name), b.get(name))
+                rows[kind, name] = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in pair]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[first.label, second.label])
+    return frame.set_index(pd.MultiIndex.from_tuples(rows, names=["kind", "name"]))
 
 
 def over_steps(run):
