@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from ganseg import arguments, devices, metrics, runs
+from ganseg import arguments, devices, metrics
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
@@ -32,7 +32,7 @@ def evaluate(run):
     test, fit = load_pictures(cfg, "test"), load_pictures(cfg, "fit", cfg.fit_pictures)
     if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
         fit = fit.take([])  # there is nothing to fit
-    S, state = _load(run, "segmenter", device)
+    S, state = loading.read_segmenter(run, device=device)
     gan_step, generated = _samples(run, S, state, test, device)
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
     notes = {
@@ -54,19 +54,11 @@ def evaluate(run):
         notes["GAN steps of the generated samples"] = gan_step
     _save_figures(run, test, labels, generated)
     if run.newest("control"):
-        C, control = _load(run, "control", device)
+        C, control = loading.read_segmenter(run, "control", device)
         notes["distillation steps of the control"] = control["step"]
         values |= {f"untrained_{name}": value for name, value in _measure(C, cfg, test, fit, None)[0].items()}
     settings = cfg.model_dump(include=SETTINGS)
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
-
-
-def _load(run, name, device):
-    """A segmenter and its checkpoint's content."""
-    path, state = run.intact(name)
-    if path is None:
-        raise runs.missing(run.folder, name)
-    return loading.segmenter_of(run.cfg, state, path).to(device), state
 
 
 def _samples(run, S, state, photos, device):

@@ -405,8 +405,8 @@ def test_a_landmark_counts_for_all_metrics_where_a_pixel_of_the_crop_shows_it(tm
     source = faces(tmp_path / "lfw.zip", [HEADER, line], sizes=(size,) * 3)
     landmarks = load_pictures(cfg("folder", source, crop="center"), "train").landmarks.numpy()
     assert np.isfinite(landmarks[0]).all(axis=1).tolist() == [False, True, True, False, False]
-    under = clustering.keypoint_table(np.ones((1, 32, 32), np.uint8), landmarks)
-    assert under[:, 1].tolist() == [0, 1, 1, 0, 0]
+    counted, _ = clustering.labels_under_keypoints(np.ones((1, 32, 32), np.uint8), landmarks)
+    assert counted.tolist() == [1, 2]
 
 
 def test_landmarks_stay_with_their_pictures_when_one_is_unreadable(tmp_path):
