@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from ganseg import arguments, devices, metrics, runs
+from ganseg import arguments, devices, metrics
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
@@ -32,7 +32,7 @@ def evaluate(run):
     test, fit = load_pictures(cfg, "test"), load_pictures(cfg, "fit", cfg.fit_pictures)
     if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
         fit = fit.take([])  # there is nothing to fit
-    S, state = _load(run, "segmenter", device)
+    S, state = loading.read_segmenter(run, device=device)
     gan_step, generated = _samples(run, state, test, device)
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
     notes = {
@@ -54,19 +54,11 @@ def evaluate(run):
         notes["GAN steps of the generated samples"] = gan_step
     _save_figures(run, test, labels, generated)
     if run.newest("control"):
-        C, control = _load(run, "control", device)
+        C, control = loading.read_segmenter(run, "control", device)
         notes["distillation steps of the control"] = control["step"]
         values |= {f"untrained_{name}": value for name, value in _measure(C, cfg, test, fit, None)[0].items()}
     settings = cfg.model_dump(include=SETTINGS)
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
-
-
-def _load(run, name, device):
-    """A segmenter and its checkpoint's content."""
-    path, state = run.intact(name)
-    if path is None:
-        raise runs.missing(run.folder, name)
-    return loading.segmenter_of(run.cfg, state, path).to(device), state
 
 
 def _samples(run, state, photos, device):
@@ -83,8 +75,6 @@ def _samples(run, state, photos, device):
 
 def _measure(S, cfg, test, fit, generated):
     """Values and left-out reasons of all metrics, and the labels of the test pictures."""
-    found = predict(S, test.images)
-    fitted = predict(S, fit.images, keep_labels=fit.labels is not None and not fit.only_foreground)
     of_samples = {}
     if generated is not None:
         # A fixed heatmap's size does not depend on the points
@@ -96,23 +86,24 @@ def _measure(S, cfg, test, fit, generated):
     predictions = metrics.Predictions(
         n_parts=cfg.n_parts,
         image_size=cfg.image_size,
-        labels=found.labels.numpy(),
-        centroids=found.centroids.numpy(),
-        true_labels=None if test.only_foreground else _array(test.labels),
-        true_foreground=None if test.labels is None else _array(test.labels != 0),
-        masked=test.masked,
-        landmarks=_array(test.landmarks),
-        train_labels=_array(fitted.labels),
-        train_centroids=fitted.centroids.numpy(),
-        train_true_labels=None if fit.only_foreground else _array(fit.labels),
-        train_masked=fit.masked,
-        train_landmarks=_array(fit.landmarks),
+        true_foreground=None if test.labels is None else (test.labels != 0).numpy(),
         eyes=test.eyes,
         frame_px=test.frame_px,
+        **_of_split(S, test),
+        **_of_split(S, fit, "train_", keep_labels=fit.labels is not None and not fit.only_foreground),
         **of_samples,
     )
-    values, left_out = metrics.compute(predictions)
-    return values, left_out, found.labels
+    return *metrics.compute(predictions), predictions.labels
+
+
+def _of_split(S, photos, prefix="", keep_labels=True):
+    """The fields of Predictions with what is known and predicted of one split's pictures."""
+    if not len(photos):
+        return {}
+    found = predict(S, photos.images, keep_labels=keep_labels)
+    known = {"labels": found.labels, "centroids": found.centroids, "masked": photos.masked,
+             "landmarks": photos.landmarks, "true_labels": None if photos.only_foreground else photos.labels}
+    return {prefix + name: np.asarray(value) for name, value in known.items() if value is not None}
 
 
 def _save_figures(run, test, labels, generated):
@@ -124,7 +115,7 @@ def _save_figures(run, test, labels, generated):
         pictures.save(pictures.samples_sheet(generated), folder / "samples.png")
     chosen = torch.linspace(0, len(test) - 1, min(N_DETECTIONS, len(test))).round().long()
     photos = pictures.to_uint8(test.images[chosen])
-    columns = [photos, pictures.overlay(photos, labels[chosen].numpy(), K)]
+    columns = [photos, pictures.overlay(photos, labels[chosen], K)]
     if test.labels is not None and test.labels.any():
         truth = test.labels[chosen].numpy()
         columns.append(pictures.overlay(photos, truth, int(test.labels.max()), strength=0.9))
@@ -132,10 +123,6 @@ def _save_figures(run, test, labels, generated):
         columns.append(pictures.draw_points(photos, test.landmarks[chosen][:, :, None].numpy(), radius=1))
     sheet = pictures.grid(pictures.enlarge(np.concatenate(columns, axis=2), 96 * len(columns)), 8)
     pictures.save(sheet, folder / "detections.png")
-
-
-def _array(tensor):
-    return None if tensor is None else tensor.numpy()
 
 
 def _print_table(run):

@@ -209,12 +209,14 @@ def _to_square(points, sizes, S, crop):
 
     points  (N, L, 2) x, y in pixels; pixel centres are whole numbers
     sizes   (N, 2) width and height in pixels
-    Returns (N, L, 2). Pixel x of a picture W wide is at x S / W of the square, as in the released evaluation; -1 and
-    1 are the square's outer pixel centres.
+    Returns (N, L, 2), NaN where the crop cuts the point away. Pixel x of a picture W wide is at x S / W of the square,
+    as in the released evaluation; -1 and 1 are the square's outer pixel centres.
     """
-    shown = sizes.min(axis=1, keepdims=True) if crop == "center" else sizes
-    offset = (sizes - shown) / 2
-    return 2 * (points - offset[:, None]) / shown[:, None] * S / (S - 1) - 1
+    shown = (sizes.min(axis=1, keepdims=True) if crop == "center" else sizes)[:, None]
+    offset = (sizes[:, None] - shown) / 2
+    points = points - offset
+    kept = ((points >= 0) & (points < shown) | (offset == 0)).all(axis=-1, keepdims=True)
+    return np.where(kept, 2 * points / shown * S / (S - 1) - 1, np.nan)
 
 
 def _landmarks_inside(listing, sizes):

@@ -1,15 +1,24 @@
-"""Runs beside each other and beside published numbers: tables of what metrics.jsonl holds."""
+"""Runs beside each other and beside published numbers: tables of what metrics.jsonl holds.
+
+A row belongs to one step of the GAN. A metric that was not measured as the data set's own settings say has another
+name, e.g. "nmi (max_test_pictures 12 instead of None)".
+"""
+
+from pathlib import Path
 
 import pandas as pd
 import yaml
 
-from ganseg import config, runs
+from ganseg import config, records, runs
+from ganseg.datasets.loading import published_counts
 from ganseg.errors import UserError
 
-SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "image_size", "lambda_con", "lambda_area", "seed")
-OTHER = {"stage", "step", "time_s", "left_out", "notes", "settings"}  # of a record: no numbers to compare
+SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size", "crop", "lambda_con", "lambda_area",
+            "seed")
 LESS_IS_BETTER = ("fid", "kid", "frechet", "collapse", "mask_entropy")
 PENALTIES = ("concentration_loss", "area_loss", "gradient_penalty")
+MODEL = ("n_parts", "n_per", "heatmap", "architecture")  # what a published setting may name
+PROTOCOL = ("max_train_pictures", "max_test_pictures", "fit_pictures")
 
 
 def all_runs(dataset=None):
@@ -24,40 +33,49 @@ def all_runs(dataset=None):
 
 
 def runs_table(of_runs):
-    """A row for each run: data set, settings, GAN steps, minutes of training, then the newest value of each metric.
+    """A row for each run: data set, settings, GAN steps, minutes of training, then what was measured at that step.
 
-    Returns a DataFrame indexed by DATASET/RUN. Metrics come from the evaluate and fidelity stages.
+    Returns a DataFrame indexed by DATASET/RUN. The step is that of the newest evaluation, or else of the newest
+    fidelity record, or of the training. Where fidelity was measured at other steps alone, a line says so.
     """
-    rows = {run.label: _row(run) for run in of_runs}
-    frame = pd.DataFrame.from_dict(rows, orient="index")
-    return frame.dropna(axis="columns", how="all")
+    rows = {}
+    for run in of_runs:
+        measured = _measured(run)
+        step = measured["GAN steps"]
+        train, samples = ([record for record in run.records(stage) if record["step"] <= step]
+                          for stage in ("train", "train_samples"))
+        row = {"dataset": run.cfg.dataset, **{name: getattr(run.cfg, name) for name in SETTINGS}, "GAN steps": step}
+        row["minutes"] = train[-1]["time_s"] / 60 if train else None
+        row |= {name: record[name] for record in train for name in PENALTIES if name in record}  # the last of each
+        rows[run.label] = row | (_shares(samples[-1]) if samples else {}) | measured
+        others = {record["step"] for record in run.records("fidelity")}
+        if others and step not in others:
+            print(f"{run.label} stands at GAN step {step}: its fidelity, of step {max(others)}, is left out.")
+    return pd.DataFrame.from_dict(rows, orient="index").dropna(axis="columns", how="all")
 
 
-def _row(run):
-    train = run.records("train")
-    row = {"dataset": run.cfg.dataset, **{name: getattr(run.cfg, name) for name in SETTINGS}}
-    row["GAN steps"] = train[-1]["step"] if train else 0
-    row["minutes"] = train[-1]["time_s"] / 60 if train else None
-    return row | _signals(run) | _metrics(run)
+def _measured(run):
+    """GAN steps, and by name the metrics that belong to that step."""
+    fidelity, evaluation = run.records("fidelity"), next(reversed(run.records("evaluate")), {})
+    step = evaluation.get("notes", {}).get("GAN steps")
+    if type(step) is not int:
+        step = (fidelity or run.records("train") or [{"step": 0}])[-1]["step"]
+    used, own = evaluation.get("settings", {}), config.load(run.cfg.dataset)
+    other = _differing({**own.model_dump(), **used}, own, PROTOCOL)
+    other += [f"split_list {Path(str(used['split_list'])).name}"] if used.get("split_list") else []
+    suffix = f" ({', '.join(other)})" if other else ""
+    values = {k: v for record in fidelity if record["step"] == step for k, v in _numbers(record).items()}
+    return {"GAN steps": step, **values, **{name + suffix: value for name, value in _numbers(evaluation).items()}}
 
 
-def _metrics(run):
-    values = {}
-    for stage in ("fidelity", "evaluate"):
-        for record in run.records(stage):
-            values |= {k: v for k, v in record.items() if k not in OTHER and isinstance(v, int | float)}
-    return values
+def _numbers(record):
+    return {k: v for k, v in record.items() if isinstance(v, float) and k not in records.TIMES}
 
 
-def _signals(run):
-    """What a training tells without labels: its last penalties, and how it uses parts and background."""
-    values = {}
-    for record in run.records("train"):
-        values |= {name: record[name] for name in PENALTIES if name in record}
-    for record in run.records("train_samples")[-1:]:
-        shares = [value for name, value in record.items() if name.startswith("part_")]
-        values |= {"smallest part": min(shares), "generated background": record["background_share"]}
-    return values
+def _shares(record):
+    """What a training's samples tell: the smallest part and the background."""
+    shares = [value for name, value in record.items() if name.startswith("part_")]
+    return {"smallest part": min(shares), "generated background": record["background_share"]} if shares else {}
 
 
 def load_published():
@@ -72,24 +90,51 @@ def load_published():
 
 
 def beside_published(of_runs):
-    """Our value beside each published one of the same data set, metric and setting (128 pixels, not cropped).
+    """Our value beside each published one of the same data set, metric, setting and protocol.
 
-    Returns a DataFrame with run, metric, ours, system, published and source; empty where nothing is comparable.
+    Returns a DataFrame with run, metric, ours, system, published and source; empty where nothing is comparable. Prints
+    why a run is left out that has the metric and the setting, but was trained or measured in another way.
     """
     numbers, rows = load_published(), []
     for run in of_runs:
-        ours = _metrics(run)
-        if run.cfg.image_size != 128 or run.cfg.crop != "squeeze":
-            continue
         own = config.load(run.cfg.dataset)  # what the data set's setting {} stands for
-        fields = ("n_parts", "n_per", "heatmap", "architecture")
+        measured = [*run.records("fidelity"), *run.records("evaluate")]
+        newest, why = {name: record for record in measured for name in _numbers(record)}, {}
         for line in numbers[numbers.dataset == run.cfg.dataset].itertuples():
-            wanted = {name: getattr(own, name) for name in fields} | line.setting
-            if line.metric in ours and all(getattr(run.cfg, name) == value for name, value in wanted.items()):
-                rows.append({"run": run.label, "metric": line.metric, "ours": ours[line.metric],
+            wanted = {name: getattr(own, name) for name in MODEL} | line.setting
+            record = newest.get(line.metric)
+            if record is None or any(getattr(run.cfg, name) != value for name, value in wanted.items()):
+                continue
+            if line.metric not in why and (why.setdefault(line.metric, _other_protocol(run.cfg, own, record))):
+                print(f"{run.label} does not stand beside published {line.metric}: {', '.join(why[line.metric])}.")
+            if not why[line.metric]:
+                rows.append({"run": run.label, "metric": line.metric, "ours": record[line.metric],
                              "system": line.system, "published": line.value, "source": line.source})
     columns = ["run", "metric", "ours", "system", "published", "source"]
     return pd.DataFrame(rows, columns=columns).drop_duplicates(["run", "metric", "system", "published"])
+
+
+def _other_protocol(cfg, own, record):
+    """In what a record was not trained and measured as published, which is as the data set's file says: texts."""
+    fields = ["image_size", "crop", "max_train_pictures", "max_steps"]
+    if record["stage"] == "fidelity":
+        return _differing({**cfg.model_dump(), "max_steps": record["step"]}, own, fields)
+    notes, settings = record.get("notes", {}), record.get("settings")
+    if settings is None:
+        return ["its settings are not known, evaluate it again"]
+    used = {**cfg.model_dump(), **settings, "max_steps": notes.get("GAN steps"), "distill_steps": record["step"]}
+    other = _differing(used, own, [*fields, *PROTOCOL[1:], "distill_generator", "distill_steps"])
+    told_by, n = notes.get("test pictures told from training pictures by"), notes.get("test pictures")
+    if told_by not in ("as published", "the user's split_list"):
+        other.append(f"test pictures told from training pictures by {told_by}")
+    wanted = published_counts(cfg.model_copy(update={"split_list": used["split_list"]})).get("test", n)
+    return other + ([f"{n} test pictures instead of {wanted}"] if n != wanted else [])
+
+
+def _differing(used, own, fields):
+    """'FIELD VALUE instead of VALUE' for each field that is not the data set's own."""
+    pairs = {name: (used[name], getattr(own, name)) for name in fields}
+    return [f"{name} {ours} instead of {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
 
 
 def best_pair(frame, metric, first=None, second=None):
@@ -97,7 +142,9 @@ def best_pair(frame, metric, first=None, second=None):
 
     frame  of `runs_table`
     """
-    lower = metric.startswith(LESS_IS_BETTER) or "_error" in metric or metric.endswith("_mae")
+    lower = metric.startswith(LESS_IS_BETTER) or "_error" in metric or "_mae" in metric
+    if metric not in frame and (near := [name for name in frame if name.startswith(metric)]):
+        print(f"metric: no run has {metric}, but there are {', '.join(near)}.")
     best = list(frame[metric].dropna().sort_values(ascending=lower).index) if metric in frame else []
     labels = dict.fromkeys(name for name in (first, second, *best, *frame.index) if name)
     return [runs.find(label) for label in list(labels)[:2]]
@@ -105,17 +152,15 @@ def best_pair(frame, metric, first=None, second=None):
 
 def differences(first, second):
     """Two runs side by side: the settings that differ, then what was measured of both, as a DataFrame of texts."""
-    a, b = first.cfg.model_dump(), second.cfg.model_dump()
-    settings = {name: (a[name], b[name]) for name in a if a[name] != b[name]}
-    x, y = _metrics(first), _metrics(second)
-    values = {name: (x.get(name), y.get(name)) for name in [*x, *(name for name in y if name not in x)]}
-    rows = [("setting", name, *map(_text, pair)) for name, pair in settings.items()]
-    rows += [("metric", name, *map(_text, pair)) for name, pair in values.items()]
-    return pd.DataFrame(rows, columns=["kind", "name", first.label, second.label]).set_index(["kind", "name"])
-
-
-def _text(value):
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    rows = {}
+    for kind, (a, b) in {"setting": (first.cfg.model_dump(), second.cfg.model_dump()),
+                         "metric": (_measured(first), _measured(second))}.items():
+        for name in {**a, **b}:
+            if kind == "metric" or a[name] != b[name]:
+                pair = (a.get(name), b.get(name))
+                rows[kind, name] = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in pair]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[first.label, second.label])
+    return frame.set_index(pd.MultiIndex.from_tuples(rows, names=["kind", "name"]))
 
 
 def over_steps(run):
@@ -123,13 +168,8 @@ def over_steps(run):
     rows = {}
     for stage in ("train", "train_samples", "fidelity"):
         for record in run.records(stage):
-            values = {k: v for k, v in record.items() if k not in OTHER and isinstance(v, float)}
-            shares = [v for k, v in values.items() if k.startswith("part_")]
-            if shares:
-                values = {"smallest part": min(shares), "generated background": values["background_share"]}
-            rows.setdefault(record["step"], {}).update(values)
-    frame = pd.DataFrame.from_dict(rows, orient="index").sort_index()
-    return frame[[name for name in frame if name not in ("steps_per_s", "left_s")]]
+            rows.setdefault(record["step"], {}).update(_shares(record) or _numbers(record))
+    return pd.DataFrame.from_dict(rows, orient="index").sort_index()
 
 
 def correlations(of_runs, metrics):

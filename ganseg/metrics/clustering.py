@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import entropy
-from sklearn.metrics import mutual_info_score
+from sklearn.metrics import adjusted_rand_score, mutual_info_score, normalized_mutual_info_score
 
 from ganseg.metrics.registry import LeftOut, metric
 
@@ -109,14 +109,13 @@ def part_miou(labels, true_labels, train_labels, train_true_labels, n_parts):
     return scores[present].mean()
 
 
-def keypoint_table(labels, landmarks):
-    """Which predicted label lies under each visible keypoint, (L, n_predicted) int64, test set pooled.
+def labels_under_keypoints(labels, landmarks):
+    """The number of each visible keypoint, and the label predicted under it: two int arrays (n,), test set pooled.
 
     labels     (N, S, S), 0 background
     landmarks  (N, L, 2) in [-1, 1], (x, y), NaN where missing; those outside the square are left out
     Raises LeftOut when no keypoint is visible.
     """
-    N, L, _ = landmarks.shape
     S = labels.shape[-1]
     shown = np.isfinite(landmarks).all(axis=-1)
     # Position 0 is the square's corner, as in the data sets' readers: a label's pixel begins at its own number
@@ -125,19 +124,17 @@ def keypoint_table(labels, landmarks):
     if not shown.any():
         raise LeftOut("no test picture shows a keypoint")
     picture, keypoint = np.nonzero(shown)
-    x, y = pixels[picture, keypoint].T
-    table = np.zeros((L, int(labels.max()) + 1), np.int64)
-    np.add.at(table, (keypoint, labels[picture, y, x]), 1)
-    return table
+    x, y = pixels[shown].T
+    return keypoint, labels[picture, y, x]
 
 
 @metric("NMI of the keypoint's name and the label predicted under it, a predicted background being a class like any "
         "other, over all visible keypoints of the test set pooled.")
 def nmi_keypoints(labels, landmarks):
-    return normalized_mutual_information(keypoint_table(labels, landmarks))
+    return normalized_mutual_info_score(*labels_under_keypoints(labels, landmarks))
 
 
 @metric("ARI of the keypoint's name and the label predicted under it, a predicted background being a class like any "
         "other, over all visible keypoints of the test set pooled.")
 def ari_keypoints(labels, landmarks):
-    return adjusted_rand_index(keypoint_table(labels, landmarks))
+    return adjusted_rand_score(*labels_under_keypoints(labels, landmarks))

@@ -77,17 +77,17 @@ def build_segmenter(cfg):
 
 
 def load_segmenter(run, device="cpu"):
-    """The newest segmenter of a run in evaluation mode.
+    """The network of read_segmenter alone."""
+    return read_segmenter(run, device=device)[0]
+
+
+def read_segmenter(run, name="segmenter", device="cpu"):
+    """The newest segmenter (or control) of a run in evaluation mode, and the content of its checkpoint.
 
     Raises UserError where the run has none, or one of another shape.
     """
-    path, state = run.intact("segmenter")
+    path, state = run.intact(name)
     if path is None:
         raise runs.missing(run.folder, "segmenter")
-    return segmenter_of(run.cfg, state, path).to(device)
-
-
-def segmenter_of(cfg, state, path):
-    """The segmenter of a checkpoint's content in evaluation mode; path is for messages."""
-    network = build_segmenter(cfg.model_copy(update={"backbone_weights": "none"}))  # the checkpoint holds it
-    return checkpoints.load_weights(network, state.get("segmenter"), path).eval()
+    network = build_segmenter(run.cfg.model_copy(update={"backbone_weights": "none"}))  # the checkpoint holds it
+    return checkpoints.load_weights(network, state.get("segmenter"), path).to(device).eval(), state

@@ -20,6 +20,7 @@ from ganseg.datasets import decode
 from ganseg.datasets import source as files
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
+from ganseg.metrics import clustering
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -389,9 +390,23 @@ def test_landmarks_follow_the_size_of_the_picture_and_the_crop(tmp_path):
     squeezed = load_pictures(cfg("folder", source), "train").landmarks[0]  # pixel x at 32 x / 41, y at 32 y / 21, of 31
     pixels = np.array([[0, 0], [40, 20], [20, 10], [10, 0], [30, 20]])
     assert squeezed.numpy() == pytest.approx(2 * pixels * [32 / 41, 32 / 21] / 31 - 1, abs=1e-6)
-    # 10 pixels are cut off left and right
+    # 10 pixels are cut off left and right, the landmarks on them are missing
     cropped = load_pictures(cfg("folder", source, crop="center"), "train").landmarks[0]
-    assert cropped.numpy() == pytest.approx(2 * (pixels - [10, 0]) * 32 / 21 / 31 - 1, abs=1e-6)
+    expected = 2 * (pixels - [10, 0]) * 32 / 21 / 31 - 1
+    expected[:2] = np.nan
+    assert cropped.numpy() == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("size", [(41, 21), (21, 41)])
+def test_a_landmark_counts_for_all_metrics_where_a_pixel_of_the_crop_shows_it(tmp_path, size):
+    along = [9.9, 10, 30.9, 31, 40]  # pixels 10 to 30 are shown
+    pairs = [(v, 5) if size[0] > size[1] else (5, v) for v in along]
+    line = ",".join(["images/A.jpg,train", *(f"{x},{y}" for x, y in pairs)])
+    source = faces(tmp_path / "lfw.zip", [HEADER, line], sizes=(size,) * 3)
+    landmarks = load_pictures(cfg("folder", source, crop="center"), "train").landmarks.numpy()
+    assert np.isfinite(landmarks[0]).all(axis=1).tolist() == [False, True, True, False, False]
+    counted, _ = clustering.labels_under_keypoints(np.ones((1, 32, 32), np.uint8), landmarks)
+    assert counted.tolist() == [1, 2]
 
 
 def test_landmarks_stay_with_their_pictures_when_one_is_unreadable(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ganseg import config
+from ganseg import config, evaluate
 from ganseg.experiments import compare
 from ganseg.figures import plots
 
@@ -17,7 +17,7 @@ def three(tiny_run):
         run.log("train", 10, concentration_loss=1.0, time_s=60.0, steps_per_s=1.0, left_s=0.0)
         run.log("train", 20, concentration_loss=con, time_s=120.0, steps_per_s=1.0, left_s=0.0)
         run.log("train_samples", 20, background_share=0.6, part_1_share=0.3, part_2_share=0.1)
-        run.log("evaluate", 2, foreground_iou=iou, untrained_foreground_iou=0.1, left_out={}, notes={})
+        run.log("evaluate", 2, foreground_iou=iou, untrained_foreground_iou=0.1, left_out={}, notes={"GAN steps": 20})
         made.append(run)
     return made
 
@@ -69,18 +69,106 @@ def test_steps_carry_penalties_and_part_usage(three):
     assert frame.loc[20, "smallest part"] == 0.1 and "steps_per_s" not in frame
 
 
-def test_published_numbers_stand_beside_ours_only_where_the_protocol_agrees(tiny_run, monkeypatch):
+def evaluated(run, cfg, metric, **changes):
+    """Log an evaluation of a run that was made as published, but for changes of its settings, notes or step."""
+    settings = {name: changes.pop(name, getattr(cfg, name)) for name in evaluate.SETTINGS}
+    notes = {"GAN steps": changes.pop("gan_step", 30_000), "test pictures": changes.pop("test_pictures", 1_000),
+             "test pictures told from training pictures by": changes.pop("told_by", "as published")}
+    run.log("evaluate", changes.pop("step", 10_000), **metric, notes=notes, settings=settings, **changes)
+
+
+def test_published_numbers_stand_beside_ours_only_where_the_setting_agrees(tiny_run):
     cfg = config.load("celeba", n_parts=4)
     run = tiny_run("k4")
     run.cfg = cfg
     run.folder.mkdir(parents=True)
-    run.log("evaluate", 1, landmark_error=13.0)
+    evaluated(run, cfg, {"landmark_error": 13.0})
     beside = compare.beside_published([run])
     assert set(beside.published) == {12.26, 46.62, 21.76, 15.39, 25.81, 12.1, 6.11} and set(beside.ours) == {13.0}
     assert all(beside.source.str.len() > 10)
     for field, value in {"image_size": 64, "crop": "center", "n_per": 7}.items():
         run.cfg = cfg.model_copy(update={field: value})
+        (run.folder / "metrics.jsonl").unlink()
+        evaluated(run, run.cfg, {"landmark_error": 13.0})
         assert compare.beside_published([run]).empty
+
+
+@pytest.mark.parametrize(("changes", "why"), [
+    ({"max_test_pictures": 12}, "max_test_pictures 12 instead of None"),
+    ({"max_train_pictures": 100}, "max_train_pictures 100 instead of None"),
+    ({"fit_pictures": 50}, "fit_pictures 50 instead of None"),
+    ({"distill_generator": "ema"}, "distill_generator ema instead of raw"),
+    ({"gan_step": 50}, "max_steps 50 instead of 30000"),
+    ({"step": 60}, "distill_steps 60 instead of 10000"),
+    ({"test_pictures": 788}, "788 test pictures instead of 1000"),
+    ({"told_by": "the official train_test_split.txt"}, "told from training pictures by the official train_test_split"),
+])
+def test_a_run_of_another_protocol_stands_beside_no_published_number_and_it_is_said_why(
+        tiny_run, capsys, changes, why):
+    cfg = config.load("cub", split_list="list.txt")
+    run = tiny_run("birds")
+    run.cfg = cfg
+    run.folder.mkdir(parents=True)
+    evaluated(run, cfg, {"foreground_iou": 0.6}, **{"told_by": "the user's split_list", **changes})
+    assert compare.beside_published([run]).empty
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("creatures/birds does not stand beside published foreground_iou: ") and why in said
+    evaluated(run, cfg, {"foreground_iou": 0.6}, told_by="the user's split_list")
+    assert list(compare.beside_published([run]).published) == [0.629] and not capsys.readouterr().out
+
+
+def test_an_evaluation_of_unknown_settings_stands_beside_no_published_number(tiny_run, capsys):
+    run = tiny_run("old")
+    run.cfg = config.load("flowers")
+    run.folder.mkdir(parents=True)
+    run.log("evaluate", 10_000, foreground_iou=0.7, notes={"GAN steps": 30_000})
+    assert compare.beside_published([run]).empty and "evaluate it again" in capsys.readouterr().out
+
+
+def test_published_fid_asks_for_all_steps_and_training_pictures(tiny_run, capsys):
+    run = tiny_run("fid")
+    run.cfg = config.load("celeba")
+    run.folder.mkdir(parents=True)
+    run.log("fidelity", 20, fid_50k=30.0)
+    assert compare.beside_published([run]).empty and "max_steps 20 instead of 30000" in capsys.readouterr().out
+    run.log("fidelity", 30_000, fid_50k=25.0, kid_50k=0.1)
+    beside = compare.beside_published([run])
+    assert list(beside.published) == [21.42] and list(beside.ours) == [25.0]
+
+
+def test_a_row_belongs_to_one_step_of_the_gan(three, capsys):
+    run = three[0]
+    run.log("fidelity", 20, fid_1k=9.0)
+    run.log("train", 40, concentration_loss=7.0, time_s=999.0, steps_per_s=1.0, left_s=0.0)
+    run.log("train_samples", 40, background_share=0.9, part_1_share=0.1)
+    run.log("fidelity", 40, fid_1k=5.0)
+    row = compare.runs_table([run]).loc["creatures/r0"]
+    assert (row["GAN steps"], row.minutes, row.concentration_loss, row.fid_1k) == (20, 2.0, 0.3, 9.0)
+    assert (row["smallest part"], row["generated background"], row.foreground_iou) == (0.1, 0.6, 0.5)
+    run.log("evaluate", 2, foreground_iou=0.8, notes={"GAN steps": 30})
+    row = compare.runs_table([run]).loc["creatures/r0"]
+    assert (row["GAN steps"], row.foreground_iou) == (30, 0.8)
+    assert not {"fid_1k", "untrained_foreground_iou"} & set(row.index)
+    assert "stands at GAN step 30: its fidelity, of step 40, is left out" in capsys.readouterr().out
+
+
+def test_counts_of_pictures_are_no_metrics(three):
+    three[0].log("fidelity", 20, fid_1k=9.0, n_generated=1000, n_training=16, weights="raw")
+    assert not {"n_generated", "n_training"} & set(compare.runs_table(three))
+
+
+def test_metrics_of_another_protocol_have_another_name(three, capsys):
+    few = {"max_test_pictures": 12, "fit_pictures": 1000, "split_list": "/data/list.txt"}
+    three[2].log("evaluate", 2, foreground_iou=0.9, notes={"GAN steps": 20}, settings=few)
+    table = compare.runs_table(three)
+    name = "foreground_iou (max_test_pictures 12 instead of None, split_list list.txt)"
+    assert table.loc["creatures/r2", name] == 0.9 and table[name].isna().sum() == 2
+    assert table.foreground_iou.isna().tolist() == [False, False, True]
+    assert [run.label for run in compare.best_pair(table, "foreground_iou")] == ["creatures/r1", "creatures/r0"]
+    assert compare.correlations(three, ["foreground_iou"]).empty  # two comparable runs
+    capsys.readouterr()
+    compare.best_pair(compare.runs_table(three[2:]), "foreground_iou")
+    assert f"no run has foreground_iou, but there are {name}" in capsys.readouterr().out
 
 
 def test_published_numbers_belong_to_known_data_sets_and_settings():

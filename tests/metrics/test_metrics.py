@@ -286,13 +286,18 @@ def test_taichi_mae_is_summed_over_coordinates_and_averaged_where_each_is_known(
         landmarks.taichi_mae(test, truth, train, train_landmarks, 64, 256)
 
 
-def test_the_label_under_each_visible_keypoint_is_counted():
+def under(labels, points):
+    """(keypoint, label under it) of each visible keypoint."""
+    return list(zip(*(found.tolist() for found in clustering.labels_under_keypoints(labels, points)), strict=True))
+
+
+def test_the_label_under_each_visible_keypoint_is_found():
     labels = np.zeros((2, 5, 5), np.uint8)
     labels[0, 0, 4], labels[1, 2, 2] = 1, 3
     points = np.array([[[1.0, -1], [0, 0]], [[np.nan, 0], [0, 0]]])  # upper right, middle; missing, middle
-    assert clustering.keypoint_table(labels, points).tolist() == [[0, 1, 0, 0], [1, 0, 0, 1]]
+    assert under(labels, points) == [(0, 1), (1, 0), (1, 3)]
     points[0, 0] = 1.5, 0  # outside the square: left out, as the missing one
-    assert clustering.keypoint_table(labels, points).tolist() == [[0] * 4, [1, 0, 0, 1]]
+    assert under(labels, points) == [(1, 0), (1, 3)]
     with pytest.raises(metrics.LeftOut, match="no test picture shows a keypoint"):
         clustering.nmi_keypoints(labels, np.full_like(points, np.nan))
 
@@ -304,8 +309,7 @@ def test_the_label_under_a_keypoint_is_that_of_its_own_pixel(W, S):
     points = (2 * (x * S / W) / (S - 1) - 1).astype(np.float32)
     landmarks = np.stack([points, points], axis=-1)[None]  # a keypoint for each pixel of the diagonal
     labels = np.broadcast_to(np.arange(S, dtype=np.uint8), (1, S, S))
-    table = clustering.keypoint_table(labels, landmarks)
-    assert table.sum() == W and (table.argmax(axis=1) == x * S // W).all()
+    assert under(labels, landmarks) == [(i, i * S // W) for i in range(W)]
 
 
 def test_nmi_and_ari_of_keypoints_equal_sklearn():

@@ -66,6 +66,17 @@ def test_a_run_is_trained_evaluated_and_segments_photos(tiny_run, tmp_path, kind
         loading.load_generator(run)
 
 
+def test_an_autoencoder_is_evaluated_where_there_is_nothing_to_fit(tiny_run, tmp_path):
+    for i in range(8):
+        Image.new("RGB", (32, 32), (20 * i, 90, 0)).save(tmp_path / f"{i}.png")
+    fields = {"reader": "folder", "source": str(tmp_path), "max_train_pictures": None}
+    run = tiny_run("photos", architecture="autoencoder_points", **fields, **SMALL)
+    list(train.train(run))
+    list(distill.distill_all(run))
+    record = evaluate.evaluate(run)
+    assert "parts_used" in record and record["notes"]["training pictures that fit regressions and matching"] == 0
+
+
 @pytest.mark.slow
 def test_stopped_and_resumed_equals_straight_through(tiny_run):
     fields = {"architecture": "autoencoder_points", "save_every_steps": 2, **SMALL}
