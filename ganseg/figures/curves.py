@@ -42,7 +42,8 @@ def training_figure(records, shares, part_labels):
     if shares:
         rows.append(["shares"] * (N_COLUMNS - 1) + ["."])  # the legend stands in the last column
         heights.append(max(ROW_IN, 0.4 + 0.15 * len(part_labels)))  # with a line per part
-    style = {"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.alpha": 0.3}
+    # A name may hold a $
+    style = {"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.alpha": 0.3, "text.parse_math": False}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(WIDTH_IN, sum(heights) or ROW_IN / 4), layout="constrained")
         if not rows:
@@ -50,17 +51,14 @@ def training_figure(records, shares, part_labels):
             return figure
         axes = figure.subplot_mosaic(rows, height_ratios=heights)
         for name in names:
-            _draw_quantity(axes[name], name, records + shares)
+            lines = [line for line in records + shares if name in line]
+            marker = "." if len(lines) == 1 else ""  # a line needs two ends
+            x, y = [line["step"] for line in lines], [line[name] for line in lines]
+            axes[name].plot(x, y, color=COLOR, marker=marker)
+            axes[name].set_title(name.replace("_", " "))
         if shares:
             _draw_shares(axes["shares"], shares, part_labels)
     return figure
-
-
-def _draw_quantity(axes, name, records):
-    lines = [line for line in records if name in line]
-    marker = "." if len(lines) == 1 else ""  # a line needs two ends
-    axes.plot([line["step"] for line in lines], [line[name] for line in lines], color=COLOR, marker=marker)
-    axes.set_title(name.replace("_", " "))
 
 
 def _draw_shares(axes, shares, part_labels):
@@ -75,5 +73,3 @@ def _draw_shares(axes, shares, part_labels):
     place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 7, "frameon": False}
     legend = axes.legend(reverse=True, **place)
     legend.set_in_layout(False)  # else long names would squeeze all panels
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a name may hold a $

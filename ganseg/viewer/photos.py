@@ -1,5 +1,6 @@
 """A run's segmenter on real photos: parts, the worst pictures, what a part means, and the parts' names."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -50,7 +51,6 @@ class Photos:
         self.run, self.model, self.limit = run, model, limit
         self.photos = load_pictures(run.cfg, split, limit)
         self.predicted = prediction.predict(model.network, self.photos.images).numpy()
-        self._errors = None
 
     def view(self, i, part=None, strength=0.75):
         """Photo i as a View; part, if given, is painted alone; strength of the colours in [0, 1]."""
@@ -64,12 +64,11 @@ class Photos:
 
     def measures(self):
         """Names of the quantities, of MEASURES, that these photos can be ranked by."""
-        photos = self.photos
-        of_points = "keypoint_error_percent" if photos.eyes is None else "landmark_error_with_bias"
-        there = {"background_share", "confidence", "parts_missing"}
-        there |= {"foreground_iou"} if photos.labels is not None else set()
-        there |= {of_points} if photos.landmarks is not None else set()
-        return [name for name in MEASURES if name in there]
+        photos, with_points = self.photos, self.photos.landmarks is not None
+        there = {"foreground_iou": photos.labels is not None,
+                 "landmark_error_with_bias": with_points and photos.eyes is not None,
+                 "keypoint_error_percent": with_points and photos.eyes is None}
+        return [name for name in MEASURES if there.get(name, True)]
 
     def values(self, measure):
         """A measure of each photo, (N,) floats, NaN where it is not known.
@@ -88,9 +87,7 @@ class Photos:
             true = photos.labels.numpy() != 0
             iou = np.array([masks.foreground_iou(labels[i, None], true[i, None]) for i in range(len(photos))])
             return iou if photos.masked is None else np.where(photos.masked, iou, np.nan)
-        if self._errors is None:
-            self._errors = self._landmark_errors()
-        return self._errors
+        return self._landmark_errors
 
     def ranked(self, measure, best_first=False):
         """Indices of the photos, the worst (or best) first. Those whose measure is not known come last."""
@@ -119,6 +116,7 @@ class Photos:
         larger = zip(pictures.enlarge(cut, CROP_PX), pictures.enlarge(is_part, CROP_PX), strict=True)
         return np.stack([pictures.outline(picture, mask, color) for picture, mask in larger]), chosen
 
+    @functools.cached_property
     def _landmark_errors(self):
         """Each photo's mean landmark error by a regression with bias, fitted on at most `limit` photos of the split."""
         cfg, eyes = self.run.cfg, self.photos.eyes

@@ -83,19 +83,14 @@ class PhotoBrowser(Panel):
         self._show()
 
     def _choose_path(self):
-        path = self.path.value.strip()
-        if not path:
-            self._choose_rank()
-        else:
+        if path := self.path.value.strip():
             self._choose_own(Path(path).expanduser())
+        else:
+            self._choose_rank()
 
     def _choose_own(self, source):
-        before, self.own = self.own, source
-        try:
-            self._show()
-        except UserError:
-            self.own = before
-            raise
+        self._show(source)
+        self.own = source  # now that it could be read
 
     def _choose_part(self):
         k = self.part.value
@@ -115,11 +110,12 @@ class PhotoBrowser(Panel):
         self.part.options = [ALL_PARTS, *zip(labels, range(1, len(labels) + 1), strict=True)]
         self.part.value = chosen or 0
 
-    def _show(self):
+    def _show(self, own=None):
+        own = self.own if own is None else own
         chosen = {"part": self.part.value or None, "strength": self.strength.value}
-        if self.own is not None:
-            view = photos.view_file(self.run, self.model, self.own, **chosen)
-            name = "the uploaded photo" if isinstance(self.own, bytes) else self.own.name
+        if own is not None:
+            view = photos.view_file(self.run, self.model, own, **chosen)
+            name = "the uploaded photo" if isinstance(own, bytes) else own.name
             caption = f"{name}, as the square that the segmenter sees"
         elif self.shown is not None:
             measure, order = self.measure.value, "best" if self.best_first.value else "worst"

@@ -65,6 +65,12 @@ def test_the_picture_shows_every_part_in_its_colour():
     assert len(without) < len(picture)
 
 
+def test_names_of_quantities_are_no_mathematics():
+    records = [{"step": s, "$\\frac$_loss": 1.0} for s in (1, 2)]
+    assert list(panels(records)) == ["$\\frac$ loss"]
+    assert curves.training_curves(records, [], LABELS).shape[1] == 720  # as mathematics it could not be drawn
+
+
 def test_a_loss_that_is_not_a_number_and_no_lines_at_all_are_borne():
     assert curves.training_curves([{"step": 1, "area_loss": float("nan")}], [], LABELS).shape[1] == 720
     empty = curves.training_figure([], [], LABELS)
