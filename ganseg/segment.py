@@ -23,11 +23,11 @@ COLUMNS = ["photo", "part", "area_px", "area_share", "centroid_x_px", "centroid_
 
 
 def load(run, device="auto"):
-    """The newest segmenter of a run, named by its folder, DATASET/NAME or NAME, as a PhotoSegmenter.
+    """The newest segmenter of a run (a Run, or its folder, DATASET/NAME or NAME) as a PhotoSegmenter.
 
     Raises UserError where there is no such run or it has no segmenter.
     """
-    run = runs.find(str(run))
+    run = run if isinstance(run, runs.Run) else runs.find(str(run))
     device = devices.choose_device(device)
     return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device)
 

@@ -12,26 +12,21 @@ N_COLUMNS, WIDTH_IN, ROW_IN = 3, 7.2, 1.6  # panels in a row; inches
 
 def stage_curves(run, stage):
     """The curves of a run's stage (train, distill or control) as a picture (H, W, 3) uint8."""
-    records, shares = run.records(stage), run.records(f"{stage}_samples")
-    return training_curves(records, shares, part_names.part_labels(run))
-
-
-def training_curves(records, shares, part_labels):
-    """Losses, penalties, accuracies and the use of parts over the steps: a picture (H, W, 3) uint8.
-
-    records      dicts {step, name: value} of a stage, oldest first; a name may be missing from some
-    shares       dicts {step, background_share, part_1_share, ..., part_K_share} of its samples
-    part_labels  K texts, as of part_names.part_labels
-    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second, and training needs no figures
 
-    canvas = FigureCanvasAgg(training_figure(records, shares, part_labels))
+    records, shares = run.records(stage), run.records(f"{stage}_samples")
+    canvas = FigureCanvasAgg(training_figure(records, shares, part_names.part_labels(run)))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def training_figure(records, shares, part_labels):
-    """The matplotlib Figure of training_curves: a panel per quantity, then the parts' shares of the foreground."""
+    """Losses, penalties, accuracies, then the parts' shares of the foreground over the steps: a matplotlib Figure.
+
+    records      dicts {step, name: value} of a stage, oldest first; a name may be missing from some
+    shares       dicts {step, background_share, part_1_share, ..., part_K_share} of its samples
+    part_labels  K texts, as of part_names.part_labels
+    """
     import matplotlib  # takes a second, and training needs no figures
     from matplotlib.figure import Figure
 

@@ -137,7 +137,9 @@ class Inspector:
         scene, painted = self._painted
         with _few_threads(self.cfg.image_size):
             if scene is not self.scene:
-                painted = Painted(*self._masks(self.scene), None)
+                points, w = (field[None].to(self.G.w_const.device) for field in (self.scene.points, self.scene.w))
+                _, *maps = self.G.make_masks(points, w)  # heatmaps, masks
+                painted = Painted(*(of_one[0].float().cpu().numpy() for of_one in maps), None)
             if painted.image is None and not only_masks:
                 painted = painted._replace(image=self._blend(self.scene, torch.from_numpy(painted.masks)[None]))
         self._painted = (self.scene, painted)
@@ -197,12 +199,6 @@ class Inspector:
             chosen = np.where(there[:, None, None], self.scene.points.numpy(), np.nan)
             picture = pictures.draw_points(picture[None], chosen[None], max(2, picture.shape[1] // 80))[0]
         return pictures.number_parts(picture, self.scene.centers.numpy(), there)
-
-    def _masks(self, scene):
-        """Level 2 of the generator: heatmaps (K, H, W) and masks (K + 1, H, W), as arrays."""
-        points, w = (field[None].to(self.G.w_const.device) for field in (scene.points, scene.w))
-        _, heatmaps, masks = self.G.make_masks(points, w)
-        return heatmaps[0].float().cpu().numpy(), masks[0].float().cpu().numpy()
 
     def _blend(self, scene, masks):
         """Level 3 for masks (1, K + 1, H, W): (H, W, 3) uint8."""

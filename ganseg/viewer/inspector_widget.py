@@ -1,6 +1,8 @@
 """Notebook widget: a generated picture whose parts can be moved, a shell over inspector.py."""
 
 import asyncio
+import contextlib
+import functools
 import time
 from pathlib import Path
 
@@ -64,7 +66,9 @@ class GeneratedInspector(Panel):
         self.way = _slider("interpolate", 0, 0, 1, 0.02)
         self.layer = ipywidgets.Dropdown(description="layer", options=LAYERS, value="masks", style=WIDE)
         self.opacity = _slider("opacity", 0.6, 0, 1, 0.05)
-        self.shown = [_toggle(k, name, color) for (name, k), color in zip(parts, colors, strict=True)]
+        looks = [{"width": "3.2em", "border_bottom": f"5px solid {color}"} for color in colors]
+        self.shown = [ipywidgets.ToggleButton(True, description=str(k), tooltip=f"show {name}", layout=look)
+                      for (name, k), look in zip(parts, looks, strict=True)]
         self.text = ipywidgets.Textarea(description="state", placeholder="a state as text (JSON)", style=WIDE,
                                         continuous_update=False, layout={"width": "98%"})
         self.children = self._arranged()
@@ -76,15 +80,15 @@ class GeneratedInspector(Panel):
         def row(*fields):
             return ipywidgets.HBox(fields, layout={"flex_flow": "row wrap"})
 
-        def button(text, action, *args):
+        def button(text, action):
             made = ipywidgets.Button(description=text, layout={"width": "auto"})
-            made.on_click(self._react(lambda: action(*args)))
+            made.on_click(self._react(lambda: self._edit(action)))
             return made
 
-        anew = [button(f"its {what}", self._resample, what) for what in SAMPLED]
+        anew = [button(f"its {what}", functools.partial(self._resample, what)) for what in SAMPLED]
         right = ipywidgets.VBox([
             row(self.sample, button("Undo", self._undo),
-                button("Reset", self._edit, lambda: self.inspector.new_sample(self.inspector.seed))),
+                button("Reset", lambda: self.inspector.new_sample(self.inspector.seed))),
             row(self.part, button("appearance of other sample", self._take_appearance)),
             row(self.angle, self.scale),
             row(self.other, *anew),
@@ -118,23 +122,20 @@ class GeneratedInspector(Panel):
         self.drag.observe(lambda change: setattr(part, "value", change.new), "selected")
 
     def _edit(self, edit, keep=()):
-        edit()
+        said = edit()
         self._render(keep)
+        return said
 
     def _take_appearance(self):
         self.inspector.take_appearance(self.part.value, self.other.value)
-        self._render()
         return f"{self.part.label} looks as in sample {self.other.value}."
 
     def _resample(self, what):
         self.inspector.resample(what, self.other.value)
-        self._render()
         return f"The {what} of sample {self.other.value}. Another number gives others."
 
     def _undo(self):
-        undone = self.inspector.undo()
-        self._render()
-        return "" if undone else "There is nothing to undo."
+        return "" if self.inspector.undo() else "There is nothing to undo."
 
     def _to_text(self):
         self.text.value = self.inspector.to_json()
@@ -142,7 +143,6 @@ class GeneratedInspector(Panel):
 
     def _from_text(self):
         self.inspector.from_json(self.text.value)
-        self._render()
         return "The state is as the text says."
 
     def _save(self):
@@ -169,13 +169,11 @@ class GeneratedInspector(Panel):
         self.inspector.paint(only_masks=True)
         if time.perf_counter() - start > DEFER_S:
             self._show()
-            try:
-                if self._pending:
-                    self._pending.cancel()
+            if self._pending:
+                self._pending.cancel()
+            with contextlib.suppress(RuntimeError):  # a plain Python program has no later
                 self._pending = asyncio.get_running_loop().call_later(PAUSE_S, self._finish)
                 return
-            except RuntimeError:  # a plain Python program has no later
-                pass
         self._finish()
 
     def _finish(self):
@@ -202,11 +200,6 @@ class GeneratedInspector(Panel):
             if not self.inspector.has_points(self.drag.points):  # sent back, they would overtake a drag that goes on
                 self.drag.points = self.inspector.scene.points.tolist()
         self.sheet.value = pictures.png(self.inspector.sheet(parts=parts, smallest=160, points=False))
-
-
-def _toggle(part, name, color):
-    layout = {"width": "3.2em", "border_bottom": f"5px solid {color}"}
-    return ipywidgets.ToggleButton(True, description=str(part), tooltip=f"show {name}", layout=layout)
 
 
 def _number(description, value):

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ganseg import devices, metrics, part_names
+from ganseg import metrics, part_names
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.metrics import landmarks, masks
-from ganseg.model import loading, prediction
-from ganseg.segment import PhotoSegmenter
+from ganseg.model import prediction
 
 VIEW_PX, CROP_PX = 256, 80  # pictures are enlarged to at least so many pixels
 
@@ -32,16 +31,10 @@ class View(NamedTuple):
     rows: list[dict]  # per part: part, label, area_share, confidence, x_px, y_px (None: absent)
 
 
-def load_photo_segmenter(run):
-    """The run's newest segmenter on cfg.device, as a segment.PhotoSegmenter; UserError where there is none."""
-    device = devices.choose_device(run.cfg.device)
-    return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device)
-
-
 class Photos:
     """At most `limit` photos of a split (an even spread) and the segmenter's answers, computed once.
 
-    model  from load_photo_segmenter
+    model  from segment.load
     split  test or train
     Memory: 4 S^2 bytes a photo; 66 MB for 1,000 of 128 pixels.
     Raises UserError where the photos cannot be had.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import ipywidgets
 
-from ganseg import part_names
+from ganseg import part_names, segment
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.viewer import photos
@@ -20,7 +20,7 @@ def photo_browser(run, split="test", limit=1000):
     Where the run has no segmenter, a sentence with the command that makes it.
     """
     try:
-        return PhotoBrowser(run, photos.load_photo_segmenter(run), split, limit)
+        return PhotoBrowser(run, segment.load(run, run.cfg.device), split, limit)
     except UserError as error:
         return ipywidgets.HTML(alert(error))
 
@@ -133,15 +133,13 @@ class PhotoBrowser(Panel):
         self.table.value = _parts_table(view.rows)
 
     def _show_crops(self):
-        self.crops_note.value = ""
-        if not self.part.value or self.shown is None:
-            put(self.crops, b"")
-            return
-        crops, _ = self.photos.crops(self.part.value)
-        among = f"the {len(self.photos.photos)} {self.shown} photos"
-        note = f"where it is strongest among {among}" if len(crops) else f"it is in none of {among}"
+        self.crops_note.value, crops = "", []
+        if self.part.value and self.shown:
+            crops, _ = self.photos.crops(self.part.value)
+            where = "where it is strongest among" if len(crops) else "it is in none of"
+            among = f"the {len(self.photos.photos)} {self.shown} photos"
+            self.crops_note.value = escape(f"{self.part.label}: {where} {among}")
         put(self.crops, pictures.png(pictures.grid(crops, 6)) if len(crops) else b"")
-        self.crops_note.value = escape(f"{self.part.label}: {note}")
 
 
 def _parts_table(rows):

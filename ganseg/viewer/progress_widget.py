@@ -8,7 +8,7 @@ import ipywidgets
 import pandas as pd
 from PIL import Image
 
-from ganseg import part_names, runs
+from ganseg import runs
 from ganseg.errors import UserError
 from ganseg.figures import curves, pictures
 from ganseg.viewer import progress
@@ -73,7 +73,7 @@ class TrainingView(Panel):
             self.news = time.monotonic()
             self._list_steps(now.sample_steps if self.stage.value == "train" else [])
             saved = runs.Run(self.run.folder, now.cfg)  # opened early, this view may know another number of parts
-            drawn = curves.training_curves(now.records, now.shares, part_names.part_labels(saved))
+            drawn = curves.stage_curves(saved, self.stage.value)
             put(self.curves, pictures.encoded(Image.fromarray(drawn).quantize(64), "PNG") if now.records else b"")
         self._show_samples()
 
