@@ -11,10 +11,9 @@ LONGEST_NAME = 30
 def part_names(run):
     """The K names of the run's parts; a part without one is "part k". Raises UserError for a damaged file."""
     path = run.folder / "part_names.json"
-    if not path.exists():
-        return _checked_names([""] * run.cfg.n_parts, run)
     try:
-        return _checked_names(json.loads(path.read_text(encoding="utf-8")), run)
+        names = json.loads(path.read_text(encoding="utf-8")) if path.exists() else [""] * run.cfg.n_parts
+        return _checked_names(names, run)
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"{path}: is damaged, mend or delete it: {error}") from None
 
@@ -28,8 +27,7 @@ def part_labels(run):
 def name_parts(run, names):
     """Keep K names in the run. An empty one means "part k". Raises UserError for what cannot be a name."""
     names = _checked_names(names, run)
-    path = run.folder / "part_names.json"
-    files.write_text(path, json.dumps(names, ensure_ascii=False))
+    files.write_text(run.folder / "part_names.json", json.dumps(names, ensure_ascii=False))
     return names
 
 

@@ -1,6 +1,5 @@
 """Parts of anybody's photos, with a run's segmenter: `segment.load("lfw/k8").segment("photo.jpg")`."""
 
-import io
 import itertools
 import time
 from pathlib import Path, PurePosixPath
@@ -24,11 +23,11 @@ COLUMNS = ["photo", "part", "area_px", "area_share", "centroid_x_px", "centroid_
 
 
 def load(run, device="auto"):
-    """The newest segmenter of a run, named by its folder, DATASET/NAME or NAME, as a PhotoSegmenter.
+    """The newest segmenter of a run (a Run, or its folder, DATASET/NAME or NAME) as a PhotoSegmenter.
 
     Raises UserError where there is no such run or it has no segmenter.
     """
-    run = runs.find(str(run))
+    run = run if isinstance(run, runs.Run) else runs.find(str(run))
     device = devices.choose_device(device)
     return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device)
 
@@ -46,9 +45,7 @@ class PhotoSegmenter:
         the middle square is background. Raises UserError when the photo cannot be read.
         """
         if isinstance(photo, Image.Image):
-            buffer = io.BytesIO()
-            photo.convert("RGB").save(buffer, "PNG", compress_level=0)
-            photo = buffer.getvalue()
+            photo = pictures.encoded(photo.convert("RGB"), "PNG", compress_level=0)
         try:
             return self.labels(self.logits(self.square(photo)[None])[0], decode.open_upright(photo).size)
         except ValueError as error:
@@ -86,6 +83,7 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     Returns [(name, reason)] of the photos that cannot be read. Raises UserError when none can.
     """
     model = run if isinstance(run, PhotoSegmenter) else load(run, device)
+    paths = [Path(p).expanduser() for p in ([paths] if isinstance(paths, str | Path) else paths)]
     out = Path(out).expanduser()
     listing, skipped = _list_photos(paths, out), []
     stems = _output_names([name for name, _ in listing])
@@ -134,7 +132,6 @@ def _resized_labels(logits, W, H):
 
 def _list_photos(paths, out):
     """(name, opener) of all photos. With several paths, a folder's own name comes first."""
-    paths = [Path(p).expanduser() for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if out.is_file() or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
         raise UserError(f"out: {out} is a file or among the photos; name another folder.")
     prefixes = [f"{path.name}/" if len(paths) > 1 and path.is_dir() else "" for path in paths]
@@ -145,7 +142,7 @@ def _list_photos(paths, out):
 
 def _keep_inputs(paths, out, stems):
     """Raise UserError where a photo would be overwritten by what another one gives."""
-    given = {Path(p).expanduser().resolve() for p in ([paths] if isinstance(paths, str | Path) else paths)}
+    given = {path.resolve() for path in paths}
     made = {(out / f"{stem}{end}").resolve() for stem in stems for end in ("_parts.png", "_overlay.jpg")}
     if lost := sorted(given & made):
         raise UserError(f"out: {lost[0]} is a photo and would be overwritten; name another folder with --out.")

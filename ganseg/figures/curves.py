@@ -12,26 +12,21 @@ N_COLUMNS, WIDTH_IN, ROW_IN = 3, 7.2, 1.6  # panels in a row; inches
 
 def stage_curves(run, stage):
     """The curves of a run's stage (train, distill or control) as a picture (H, W, 3) uint8."""
-    records, shares = run.records(stage), run.records(f"{stage}_samples")
-    return training_curves(records, shares, part_names.part_labels(run))
-
-
-def training_curves(records, shares, part_labels):
-    """Losses, penalties, accuracies and the use of parts over the steps: a picture (H, W, 3) uint8.
-
-    records      dicts {step, name: value} of a stage, oldest first; a name may be missing from some
-    shares       dicts {step, background_share, part_1_share, ..., part_K_share} of its samples
-    part_labels  K texts, as of part_names.part_labels
-    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second, and training needs no figures
 
-    canvas = FigureCanvasAgg(training_figure(records, shares, part_labels))
+    records, shares = run.records(stage), run.records(f"{stage}_samples")
+    canvas = FigureCanvasAgg(training_figure(records, shares, part_names.part_labels(run)))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def training_figure(records, shares, part_labels):
-    """The matplotlib Figure of training_curves: a panel per quantity, then the parts' shares of the foreground."""
+    """Losses, penalties, accuracies, then the parts' shares of the foreground over the steps: a matplotlib Figure.
+
+    records      dicts {step, name: value} of a stage, oldest first; a name may be missing from some
+    shares       dicts {step, background_share, part_1_share, ..., part_K_share} of its samples
+    part_labels  K texts, as of part_names.part_labels
+    """
     import matplotlib  # takes a second, and training needs no figures
     from matplotlib.figure import Figure
 
@@ -42,7 +37,8 @@ def training_figure(records, shares, part_labels):
     if shares:
         rows.append(["shares"] * (N_COLUMNS - 1) + ["."])  # the legend stands in the last column
         heights.append(max(ROW_IN, 0.4 + 0.15 * len(part_labels)))  # with a line per part
-    style = {"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.alpha": 0.3}
+    # A name may hold a $
+    style = {"font.size": 8, "axes.titlesize": 8, "axes.grid": True, "grid.alpha": 0.3, "text.parse_math": False}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(WIDTH_IN, sum(heights) or ROW_IN / 4), layout="constrained")
         if not rows:
@@ -50,17 +46,14 @@ def training_figure(records, shares, part_labels):
             return figure
         axes = figure.subplot_mosaic(rows, height_ratios=heights)
         for name in names:
-            _draw_quantity(axes[name], name, records + shares)
+            lines = [line for line in records + shares if name in line]
+            marker = "." if len(lines) == 1 else ""  # a line needs two ends
+            x, y = [line["step"] for line in lines], [line[name] for line in lines]
+            axes[name].plot(x, y, color=COLOR, marker=marker)
+            axes[name].set_title(name.replace("_", " "))
         if shares:
             _draw_shares(axes["shares"], shares, part_labels)
     return figure
-
-
-def _draw_quantity(axes, name, records):
-    lines = [line for line in records if name in line]
-    marker = "." if len(lines) == 1 else ""  # a line needs two ends
-    axes.plot([line["step"] for line in lines], [line[name] for line in lines], color=COLOR, marker=marker)
-    axes.set_title(name.replace("_", " "))
 
 
 def _draw_shares(axes, shares, part_labels):
@@ -75,5 +68,3 @@ def _draw_shares(axes, shares, part_labels):
     place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 7, "frameon": False}
     legend = axes.legend(reverse=True, **place)
     legend.set_in_layout(False)  # else long names would squeeze all panels
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a name may hold a $

@@ -10,7 +10,8 @@ from ganseg.figures import pictures
 PAGE_IN = 7.0  # width of a page's text in inches
 DPI = 300
 STRENGTH = 0.75  # of the parts' colours over a picture
-PRINT = {"pdf.fonttype": 42, "font.size": 8}  # 42: TrueType fonts, embedded, whose text stays text
+# 42: TrueType fonts, embedded, whose text stays text. A $ in a name is a $
+PRINT = {"pdf.fonttype": 42, "font.size": 8, "text.parse_math": False}
 
 
 def samples_page(generated, n_columns=6, names=None):
@@ -87,7 +88,5 @@ def _page(images, labels, n_parts, n_columns, names):
         colors = pictures.part_colors(n_parts) / 255
         texts = names or [str(k + 1) for k in range(n_parts)]
         patches = [Patch(color=color, label=text) for color, text in zip(colors, texts, strict=True)]
-        legend = figure.legend(handles=patches, ncols=per_row, loc="lower center", frameon=False, handlelength=1)
-        for text in legend.get_texts():
-            text.set_parse_math(False)  # a $ in a name is a $
+        figure.legend(handles=patches, ncols=per_row, loc="lower center", frameon=False, handlelength=1)
     return figure, axes, gap

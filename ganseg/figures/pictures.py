@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from scipy.ndimage import binary_erosion
 
 from ganseg import files
@@ -16,7 +16,7 @@ FIRST = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC7
 
 def part_colors(n_parts):
     """One colour per part: (K, 3) uint8, none twice."""
-    colors = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in FIRST]
+    colors = [ImageColor.getrgb(color) for color in FIRST]
     for i in range(n_parts - len(FIRST)):  # further hues by the golden angle, in three lightnesses
         rgb = colorsys.hls_to_rgb((0.11 + 0.381966 * i) % 1, (0.35, 0.6, 0.8)[i % 3], 0.75)
         colors.append(tuple(round(255 * c) for c in rgb))
@@ -53,8 +53,16 @@ def enlarge(pictures, smallest=96):
 
 def draw_points(pictures, points, radius=2):
     """Dots on enlarged pictures, coloured by part: points (N, K, n, 2) in [-1, 1] -> (N, H, W, 3)."""
-    colors = [tuple(int(v) for v in c) for c in part_colors(points.shape[1])]
-    return np.stack([_dots(*pair, colors, radius) for pair in zip(pictures, np.asarray(points), strict=True)])
+    drawn, colors = [], part_colors(points.shape[1]).tolist()
+    for picture, parts in zip(pictures, np.asarray(points), strict=True):
+        image = Image.fromarray(picture)
+        draw = ImageDraw.Draw(image)
+        for part, color in zip(parts, colors, strict=True):
+            # -1 and 1 are the outer pixel centres of the small picture; the difference is under one of its pixels
+            for x, y in (part[np.isfinite(part).all(axis=-1)] + 1) / 2 * (image.width - 1):
+                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(color), outline="black")
+        drawn.append(np.asarray(image))
+    return np.stack(drawn)
 
 
 def number_parts(picture, centers, there=None):
@@ -70,25 +78,13 @@ def number_parts(picture, centers, there=None):
     return np.asarray(image)
 
 
-def _dots(picture, points, colors, radius):
-    image = Image.fromarray(picture)
-    draw = ImageDraw.Draw(image)
-    for part, color in zip(points, colors, strict=True):
-        # -1 and 1 are the outer pixel centres of the small picture; the difference is under one of its pixels
-        for x, y in (part[np.isfinite(part).all(axis=-1)] + 1) / 2 * (image.width - 1):
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline="black")
-    return np.asarray(image)
-
-
 def grid(pictures, n_columns, gap=2):
     """Pictures (N, H, W, 3) side by side on white -> one (H', W', 3)."""
-    N, H, W, _ = pictures.shape
-    n_rows = -(-N // n_columns)
-    sheet = np.full((n_rows * (H + gap) - gap, n_columns * (W + gap) - gap, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = (i // n_columns) * (H + gap), (i % n_columns) * (W + gap)
-        sheet[y : y + H, x : x + W] = picture
-    return sheet
+    missing = -len(pictures) % n_columns
+    padded = np.pad(pictures, ((0, missing), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    _, H, W, _ = padded.shape
+    rows = padded.reshape(-1, n_columns, H, W, 3).swapaxes(1, 2).reshape(-1, n_columns * W, 3)
+    return rows[: len(rows) - gap, : n_columns * W - gap]
 
 
 def pairs(left, right):
@@ -113,8 +109,13 @@ def save(sheet, path, kind="PNG"):
 
 def png(picture):
     """(H, W, 3) uint8 as the bytes of a PNG, packed quickly rather than tightly."""
+    return encoded(Image.fromarray(picture), "PNG", compress_level=1)
+
+
+def encoded(image, kind, **options):
+    """A PIL image as the bytes of a picture file."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 

@@ -1,6 +1,7 @@
 """A generated picture that can be taken apart: its scene, the edits, and what is shown of it, without widgets."""
 
 import contextlib
+import json
 import math
 from typing import NamedTuple
 
@@ -13,12 +14,12 @@ from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.model import loading
 from ganseg.model.generator import Scene
-from ganseg.viewer import scene_text
 
 LAYERS = ("picture", "masks", "heatmaps", "foreground", "background")
 SAMPLED = {  # what can be drawn anew alone -> fields of Scene
     "points": ["points"], "appearance": ["w"], "background": ["background_style", "background_position"],
 }  # fmt: skip
+SHAPE = ("n_parts", "n_per", "embedding_dim")  # what must agree between a saved scene and a model
 GREY = 221  # of what no shown part holds
 MAX_UNDO = 500
 # Up to these sizes one thread paints. Of two threads, one that waits for the browser's core stops both.
@@ -77,7 +78,7 @@ class Inspector:
 
     def set_points(self, points, gesture=None):
         """All points at once, (K, n_per, 2), as they come from dragging."""
-        self._edit(self.scene._replace(points=scene_text.as_tensor("points", points, self.scene.points.shape)), gesture)
+        self._edit(self.scene._replace(points=_as_tensor("points", points, self.scene.points.shape)), gesture)
 
     def has_points(self, points):
         """Whether these are the points, up to float32."""
@@ -136,7 +137,9 @@ class Inspector:
         scene, painted = self._painted
         with _few_threads(self.cfg.image_size):
             if scene is not self.scene:
-                painted = Painted(*self._masks(self.scene), None)
+                points, w = (field[None].to(self.G.w_const.device) for field in (self.scene.points, self.scene.w))
+                _, *maps = self.G.make_masks(points, w)  # heatmaps, masks
+                painted = Painted(*(of_one[0].float().cpu().numpy() for of_one in maps), None)
             if painted.image is None and not only_masks:
                 painted = painted._replace(image=self._blend(self.scene, torch.from_numpy(painted.masks)[None]))
         self._painted = (self.scene, painted)
@@ -197,12 +200,6 @@ class Inspector:
             picture = pictures.draw_points(picture[None], chosen[None], max(2, picture.shape[1] // 80))[0]
         return pictures.number_parts(picture, self.scene.centers.numpy(), there)
 
-    def _masks(self, scene):
-        """Level 2 of the generator: heatmaps (K, H, W) and masks (K + 1, H, W), as arrays."""
-        points, w = (field[None].to(self.G.w_const.device) for field in (scene.points, scene.w))
-        _, heatmaps, masks = self.G.make_masks(points, w)
-        return heatmaps[0].float().cpu().numpy(), masks[0].float().cpu().numpy()
-
     def _blend(self, scene, masks):
         """Level 3 for masks (1, K + 1, H, W): (H, W, 3) uint8."""
         device = self.G.w_const.device
@@ -222,12 +219,24 @@ class Inspector:
 
     def to_json(self):
         """The scene as text that from_json of another kernel reads; float32 comes back exactly."""
-        return scene_text.scene_to_text(self.scene, self.cfg, self.label, self.seed)
+        shape = {name: getattr(self.cfg, name) for name in SHAPE}
+        values = {name: value.double().tolist() for name, value in self.scene._asdict().items()}
+        return json.dumps({"run": self.label, "seed": self.seed, **shape, **values})
 
     def from_json(self, text):
         """Take the scene from a text by to_json; UserError for other texts and for models of another shape."""
-        scene, self.seed = scene_text.scene_from_text(text, self.cfg, self.scene)
-        self._edit(scene)
+        try:
+            saved = json.loads(text)
+            seed, theirs = int(saved["seed"]), [saved[name] for name in SHAPE]
+            values = [saved[name] for name in Scene._fields]
+        except (ValueError, KeyError, TypeError):
+            raise UserError("state: this text is not a saved state; paste all of what `State as text` gives.") from None
+        ours = [getattr(self.cfg, name) for name in SHAPE]
+        if theirs != ours:
+            a, b = (", ".join(map("{} {}".format, SHAPE, of)) for of in (theirs, ours))
+            raise UserError(f"state: it has {a} and this model has {b}; open it with a run of its own shape.")
+        self._edit(Scene(*map(_as_tensor, Scene._fields, values, [now.shape for now in self.scene])))
+        self.seed = seed
 
     def save_masks(self, path):
         """Write the parts as PNG with a palette: pixel value = part, 0 background."""
@@ -256,6 +265,17 @@ def _few_threads(image_size):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _as_tensor(name, values, shape):
+    """Numbers as a float tensor of a shape; UserError where they are not."""
+    try:
+        tensor = torch.as_tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.tensor(math.nan)
+    if tensor.shape != shape or not tensor.isfinite().all():
+        raise UserError(f"{name}: should be finite numbers of shape {tuple(shape)}.")
+    return tensor
 
 
 def _between(first, second, t):

@@ -1,6 +1,7 @@
 """Notebook widget: a generated picture whose parts can be moved, a shell over inspector.py."""
 
 import asyncio
+import contextlib
 import functools
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import traitlets
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.viewer.inspector import LAYERS, SAMPLED, Inspector, open_inspector
-from ganseg.viewer.panel import WIDE, alert
+from ganseg.viewer.panel import WIDE, Panel, alert
 
 DEFER_S = 0.15  # a model whose masks take longer shows them first, and the picture when no newer edit waits
 PAUSE_S = 0.1  # long enough for the browser to send what it held back
@@ -43,28 +44,16 @@ def generated_inspector(run, seed=0):
     return GeneratedInspector(inspector)
 
 
-def _told(action):
-    """A method that says in the status line what went wrong, where a traceback would help nobody."""
-
-    @functools.wraps(action)
-    def method(self, *args):
-        try:
-            self.status.value = action(self, *args) or ""
-        except (UserError, OSError) as error:
-            self.status.value = str(error)
-
-    return method
-
-
-class GeneratedInspector(ipywidgets.VBox):
+class GeneratedInspector(Panel):
     """A shell over `inspector`, an Inspector: each control makes one edit, then everything is shown anew."""
 
     def __init__(self, inspector):
-        self.inspector, self._quiet, self._gesture, self._pending = inspector, False, 0, None
+        super().__init__()
+        self.inspector, self._gesture, self._pending = inspector, 0, None
         parts = [(f"{k}: {name}", k) for k, name in zip(inspector.parts, inspector.names, strict=True)]
         colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in pictures.part_colors(len(parts)).tolist()]
         self.drag = DragPoints(colors=colors)
-        self.sheet, self.status = ipywidgets.Image(format="png"), ipywidgets.Label()
+        self.sheet = ipywidgets.Image(format="png")
         self.sample = _number("sample", inspector.seed)
         self.other = _number("other sample", inspector.seed + 1)
         self.part = ipywidgets.Dropdown(description="part", options=parts, style=WIDE)
@@ -77,27 +66,29 @@ class GeneratedInspector(ipywidgets.VBox):
         self.way = _slider("interpolate", 0, 0, 1, 0.02)
         self.layer = ipywidgets.Dropdown(description="layer", options=LAYERS, value="masks", style=WIDE)
         self.opacity = _slider("opacity", 0.6, 0, 1, 0.05)
-        self.shown = [_toggle(k, name, color) for (name, k), color in zip(parts, colors, strict=True)]
+        looks = [{"width": "3.2em", "border_bottom": f"5px solid {color}"} for color in colors]
+        self.shown = [ipywidgets.ToggleButton(True, description=str(k), tooltip=f"show {name}", layout=look)
+                      for (name, k), look in zip(parts, looks, strict=True)]
         self.text = ipywidgets.Textarea(description="state", placeholder="a state as text (JSON)", style=WIDE,
                                         continuous_update=False, layout={"width": "98%"})
-        super().__init__(self._arranged())
-        self._listen()
+        self.children = self._arranged()
         self._render()
+        self._listen()
 
     def _arranged(self):
         """The rows of controls around the picture."""
         def row(*fields):
             return ipywidgets.HBox(fields, layout={"flex_flow": "row wrap"})
 
-        def button(text, action, *args):
+        def button(text, action):
             made = ipywidgets.Button(description=text, layout={"width": "auto"})
-            made.on_click(lambda _: action(*args))
+            made.on_click(self._react(lambda: self._edit(action)))
             return made
 
-        anew = [button(f"its {what}", self._resample, what) for what in SAMPLED]
+        anew = [button(f"its {what}", functools.partial(self._resample, what)) for what in SAMPLED]
         right = ipywidgets.VBox([
             row(self.sample, button("Undo", self._undo),
-                button("Reset", self._edit, lambda: self.inspector.new_sample(self.inspector.seed))),
+                button("Reset", lambda: self.inspector.new_sample(self.inspector.seed))),
             row(self.part, button("appearance of other sample", self._take_appearance)),
             row(self.angle, self.scale),
             row(self.other, *anew),
@@ -109,71 +100,57 @@ class GeneratedInspector(ipywidgets.VBox):
         files = row(button("State as text", self._to_text), button("Load text", self._from_text),
                     button("Save picture and masks", self._save), button("Save GIF to other sample", self._save_gif))
         order = ipywidgets.Label("From the left: " + ", ".join(LAYERS[:4]))
-        return [row(self.drag, right), self.status, self.sheet, order, self.text, files]
+        return [row(self.drag, right), self.message, self.sheet, order, self.text, files]
 
     def _listen(self):
-        """Connect each control with its edit. What Python itself sets is no edit.
+        """Connect each control with its edit.
 
         One undo takes back a gesture: a drag, or one slider until another control is used.
         """
         def on(fields, edit=lambda: None, keep=()):
-            for field in fields:
-                name = "points" if field is self.drag else "value"
-                field.observe(lambda _: self._quiet or self._edit(edit, keep), name)
+            return self._react(lambda: self._edit(edit, keep), *fields)
 
         scene, sample, part, other, way = self.inspector, self.sample, self.part, self.other, self.way
         turned, moved = (self.angle, self.scale), (self.background_x, self.background_y)
-        on([self.drag], lambda: scene.set_points(self.drag.points, ("drag", self.drag.gesture)))
         on([sample], lambda: scene.new_sample(sample.value))
         on(turned, lambda: scene.turn(part.value, *(f.value for f in turned), ("turn", self._gesture)), keep=turned)
         on(moved, lambda: scene.move_background(*(f.value for f in moved), ("moved", self._gesture)), keep=moved)
         on([way], lambda: scene.interpolate(other.value, way.value, ("way", self._gesture)), keep=[way])
         on([part, other])
         on([self.layer, self.opacity, *self.shown], keep=[*turned, way])
+        self.drag.observe(on([], lambda: scene.set_points(self.drag.points, ("drag", self.drag.gesture))), "points")
         self.drag.observe(lambda change: setattr(part, "value", change.new), "selected")
 
-    @_told
     def _edit(self, edit, keep=()):
-        edit()
+        said = edit()
         self._render(keep)
+        return said
 
-    @_told
     def _take_appearance(self):
         self.inspector.take_appearance(self.part.value, self.other.value)
-        self._render()
         return f"{self.part.label} looks as in sample {self.other.value}."
 
-    @_told
     def _resample(self, what):
         self.inspector.resample(what, self.other.value)
-        self._render()
         return f"The {what} of sample {self.other.value}. Another number gives others."
 
-    @_told
     def _undo(self):
-        undone = self.inspector.undo()
-        self._render()
-        return "" if undone else "There is nothing to undo."
+        return "" if self.inspector.undo() else "There is nothing to undo."
 
-    @_told
     def _to_text(self):
         self.text.value = self.inspector.to_json()
         return "Copy the text below; Load text brings the state back, in another session too."
 
-    @_told
     def _from_text(self):
         self.inspector.from_json(self.text.value)
-        self._render()
         return "The state is as the text says."
 
-    @_told
     def _save(self):
         folder = self._folder()
         pictures.save(self.inspector.paint().image, folder / "inspector.png")
         self.inspector.save_masks(folder / "inspector_masks.png")
         return f"Saved inspector.png and inspector_masks.png (pixel value = part) in {folder}"
 
-    @_told
     def _save_gif(self):
         self.inspector.save_gif(self._folder() / "inspector.gif", self.other.value)
         return f"Saved inspector.gif in {self._folder()}"
@@ -191,25 +168,20 @@ class GeneratedInspector(ipywidgets.VBox):
         start = time.perf_counter()
         self.inspector.paint(only_masks=True)
         if time.perf_counter() - start > DEFER_S:
-            self._send()
-            try:
-                if self._pending:
-                    self._pending.cancel()
+            self._show()
+            if self._pending:
+                self._pending.cancel()
+            with contextlib.suppress(RuntimeError):  # a plain Python program has no later
                 self._pending = asyncio.get_running_loop().call_later(PAUSE_S, self._finish)
                 return
-            except RuntimeError:  # a plain Python program has no later
-                pass
         self._finish()
 
-    @_told
     def _finish(self):
         self.inspector.paint()
-        self._send()
-        return self.status.value
+        self._show()
 
     def _neutral(self, keep):
         """Bring the controls in line with the scene; sliders of finished gestures go back to where they do nothing."""
-        self._quiet = True
         # Rounded as the sliders are. A value that float32 changed would be sent back under the moving hand
         x, y = (round(v, 3) for v in self.inspector.scene.background_position.tolist())
         values = {self.sample: self.inspector.seed, self.background_x: x, self.background_y: y}
@@ -219,23 +191,15 @@ class GeneratedInspector(ipywidgets.VBox):
             self._gesture += 1
         for field, value in values.items():
             field.value = value
-        self._quiet = False
 
-    def _send(self):
+    def _show(self):
         parts = [k for k, button in zip(self.inspector.parts, self.shown, strict=True) if button.value]
-        self._quiet = True
         with self.drag.hold_sync():
             self.drag.png = pictures.png(self.inspector.layer(self.layer.value, parts, self.opacity.value))
             self.drag.shown = [k - 1 for k in parts]
             if not self.inspector.has_points(self.drag.points):  # sent back, they would overtake a drag that goes on
                 self.drag.points = self.inspector.scene.points.tolist()
-        self._quiet = False
         self.sheet.value = pictures.png(self.inspector.sheet(parts=parts, smallest=160, points=False))
-
-
-def _toggle(part, name, color):
-    layout = {"width": "3.2em", "border_bottom": f"5px solid {color}"}
-    return ipywidgets.ToggleButton(True, description=str(part), tooltip=f"show {name}", layout=layout)
 
 
 def _number(description, value):

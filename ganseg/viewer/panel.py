@@ -1,6 +1,5 @@
 """What the widgets share: a panel that says what is wrong, and pictures that hide while they are empty."""
 
-import io
 from html import escape
 
 import ipywidgets
@@ -11,7 +10,7 @@ WIDE = {"description_width": "initial"}
 
 
 class Panel(ipywidgets.VBox):
-    """A widget that says in `message` what is wrong, where a traceback would help nobody."""
+    """A widget that says in `message` what was done or is wrong, where a traceback would help nobody."""
 
     def __init__(self):
         self.message, self._busy = ipywidgets.HTML(), False
@@ -25,8 +24,7 @@ class Panel(ipywidgets.VBox):
                 return
             self._busy = True
             try:
-                action()
-                self.message.value = ""
+                self.message.value = escape(action() or "")
             except (UserError, OSError) as error:
                 self.message.value = alert(error)
             finally:
@@ -48,9 +46,3 @@ def image_widget(kind):
 
 def put(image, data):
     image.value, image.layout.display = data, None if data else "none"
-
-
-def encoded(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

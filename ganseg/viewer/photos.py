@@ -1,5 +1,6 @@
 """A run's segmenter on real photos: parts, the worst pictures, what a part means, and the parts' names."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -7,13 +8,12 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ganseg import devices, metrics, part_names
+from ganseg import metrics, part_names
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.metrics import landmarks, masks
-from ganseg.model import loading, prediction
-from ganseg.segment import PhotoSegmenter
+from ganseg.model import prediction
 
 VIEW_PX, CROP_PX = 256, 80  # pictures are enlarged to at least so many pixels
 
@@ -31,16 +31,10 @@ class View(NamedTuple):
     rows: list[dict]  # per part: part, label, area_share, confidence, x_px, y_px (None: absent)
 
 
-def load_photo_segmenter(run):
-    """The run's newest segmenter on cfg.device, as a segment.PhotoSegmenter; UserError where there is none."""
-    device = devices.choose_device(run.cfg.device)
-    return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device)
-
-
 class Photos:
     """At most `limit` photos of a split (an even spread) and the segmenter's answers, computed once.
 
-    model  from load_photo_segmenter
+    model  from segment.load
     split  test or train
     Memory: 4 S^2 bytes a photo; 66 MB for 1,000 of 128 pixels.
     Raises UserError where the photos cannot be had.
@@ -50,7 +44,6 @@ class Photos:
         self.run, self.model, self.limit = run, model, limit
         self.photos = load_pictures(run.cfg, split, limit)
         self.predicted = prediction.predict(model.network, self.photos.images).numpy()
-        self._errors = None
 
     def view(self, i, part=None, strength=0.75):
         """Photo i as a View; part, if given, is painted alone; strength of the colours in [0, 1]."""
@@ -64,12 +57,11 @@ class Photos:
 
     def measures(self):
         """Names of the quantities, of MEASURES, that these photos can be ranked by."""
-        photos = self.photos
-        of_points = "keypoint_error_percent" if photos.eyes is None else "landmark_error_with_bias"
-        there = {"background_share", "confidence", "parts_missing"}
-        there |= {"foreground_iou"} if photos.labels is not None else set()
-        there |= {of_points} if photos.landmarks is not None else set()
-        return [name for name in MEASURES if name in there]
+        photos, with_points = self.photos, self.photos.landmarks is not None
+        there = {"foreground_iou": photos.labels is not None,
+                 "landmark_error_with_bias": with_points and photos.eyes is not None,
+                 "keypoint_error_percent": with_points and photos.eyes is None}
+        return [name for name in MEASURES if there.get(name, True)]
 
     def values(self, measure):
         """A measure of each photo, (N,) floats, NaN where it is not known.
@@ -88,9 +80,7 @@ class Photos:
             true = photos.labels.numpy() != 0
             iou = np.array([masks.foreground_iou(labels[i, None], true[i, None]) for i in range(len(photos))])
             return iou if photos.masked is None else np.where(photos.masked, iou, np.nan)
-        if self._errors is None:
-            self._errors = self._landmark_errors()
-        return self._errors
+        return self._landmark_errors
 
     def ranked(self, measure, best_first=False):
         """Indices of the photos, the worst (or best) first. Those whose measure is not known come last."""
@@ -119,6 +109,7 @@ class Photos:
         larger = zip(pictures.enlarge(cut, CROP_PX), pictures.enlarge(is_part, CROP_PX), strict=True)
         return np.stack([pictures.outline(picture, mask, color) for picture, mask in larger]), chosen
 
+    @functools.cached_property
     def _landmark_errors(self):
         """Each photo's mean landmark error by a regression with bias, fitted on at most `limit` photos of the split."""
         cfg, eyes = self.run.cfg, self.photos.eyes

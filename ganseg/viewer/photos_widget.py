@@ -5,7 +5,7 @@ from pathlib import Path
 
 import ipywidgets
 
-from ganseg import part_names
+from ganseg import part_names, segment
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.viewer import photos
@@ -20,7 +20,7 @@ def photo_browser(run, split="test", limit=1000):
     Where the run has no segmenter, a sentence with the command that makes it.
     """
     try:
-        return PhotoBrowser(run, photos.load_photo_segmenter(run), split, limit)
+        return PhotoBrowser(run, segment.load(run, run.cfg.device), split, limit)
     except UserError as error:
         return ipywidgets.HTML(alert(error))
 
@@ -83,19 +83,14 @@ class PhotoBrowser(Panel):
         self._show()
 
     def _choose_path(self):
-        path = self.path.value.strip()
-        if not path:
-            self._choose_rank()
-        else:
+        if path := self.path.value.strip():
             self._choose_own(Path(path).expanduser())
+        else:
+            self._choose_rank()
 
     def _choose_own(self, source):
-        before, self.own = self.own, source
-        try:
-            self._show()
-        except UserError:
-            self.own = before
-            raise
+        self._show(source)
+        self.own = source  # now that it could be read
 
     def _choose_part(self):
         k = self.part.value
@@ -115,11 +110,12 @@ class PhotoBrowser(Panel):
         self.part.options = [ALL_PARTS, *zip(labels, range(1, len(labels) + 1), strict=True)]
         self.part.value = chosen or 0
 
-    def _show(self):
+    def _show(self, own=None):
+        own = self.own if own is None else own
         chosen = {"part": self.part.value or None, "strength": self.strength.value}
-        if self.own is not None:
-            view = photos.view_file(self.run, self.model, self.own, **chosen)
-            name = "the uploaded photo" if isinstance(self.own, bytes) else self.own.name
+        if own is not None:
+            view = photos.view_file(self.run, self.model, own, **chosen)
+            name = "the uploaded photo" if isinstance(own, bytes) else own.name
             caption = f"{name}, as the square that the segmenter sees"
         elif self.shown is not None:
             measure, order = self.measure.value, "best" if self.best_first.value else "worst"
@@ -137,15 +133,13 @@ class PhotoBrowser(Panel):
         self.table.value = _parts_table(view.rows)
 
     def _show_crops(self):
-        self.crops_note.value = ""
-        if not self.part.value or self.shown is None:
-            put(self.crops, b"")
-            return
-        crops, _ = self.photos.crops(self.part.value)
-        among = f"the {len(self.photos.photos)} {self.shown} photos"
-        note = f"where it is strongest among {among}" if len(crops) else f"it is in none of {among}"
+        self.crops_note.value, crops = "", []
+        if self.part.value and self.shown:
+            crops, _ = self.photos.crops(self.part.value)
+            where = "where it is strongest among" if len(crops) else "it is in none of"
+            among = f"the {len(self.photos.photos)} {self.shown} photos"
+            self.crops_note.value = escape(f"{self.part.label}: {where} {among}")
         put(self.crops, pictures.png(pictures.grid(crops, 6)) if len(crops) else b"")
-        self.crops_note.value = escape(f"{self.part.label}: {note}")
 
 
 def _parts_table(rows):

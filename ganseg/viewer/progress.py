@@ -13,6 +13,7 @@ from ganseg.training import health
 
 LATER = {"train": ("distill", "control"), "distill": ("control", "evaluate"), "control": ("evaluate",)}
 SILENT_LINES, SILENT_S = 5, 120  # silence lasts so many times the usual time between log lines, and at least so long
+SHEET_PX = 640  # samples are shrunk to this width
 
 
 class Progress(NamedTuple):
@@ -48,12 +49,14 @@ def read_progress(run, stage="train"):
 
 
 def read_sample_sheet(run, step):
-    """A file of samples/ as (H, W, 3) uint8; UserError where it is missing or half-written."""
+    """A file of samples/ as a PIL image, SHEET_PX wide at most; UserError where it is missing or half-written."""
     path = run.folder / "samples" / f"{step:08d}.png"
     try:
-        return np.asarray(decode.open_upright(path))
+        sheet = decode.open_upright(path)
     except ValueError as error:
         raise UserError(f"{path.name}: cannot be read ({error}); if it is being written, refresh.") from None
+    sheet.thumbnail((SHEET_PX, 4 * SHEET_PX))
+    return sheet
 
 
 def warnings(progress, command="the same command"):

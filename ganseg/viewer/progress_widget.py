@@ -5,33 +5,29 @@ import time
 from html import escape
 
 import ipywidgets
+import pandas as pd
 from PIL import Image
 
-from ganseg import part_names, runs
+from ganseg import runs
 from ganseg.errors import UserError
-from ganseg.figures import curves
+from ganseg.figures import curves, pictures
 from ganseg.viewer import progress
-from ganseg.viewer.panel import WIDE, Panel, alert, encoded, image_widget, put
+from ganseg.viewer.panel import WIDE, Panel, alert, image_widget, put
 
-SHEET_PX = 640  # samples are shrunk to this width
 EVERY_S, PATIENCE_S = 5.0, 3600  # how often a view looks for news, and how long it goes on without any
 NO_STEP = [("none", 0)]  # a SelectionSlider cannot choose None
 STAGES = {"GAN": "train", "segmenter": "distill", "segmenter of the control": "control"}
 
 
-def training_view(run, every_s=EVERY_S):
-    """A run's curves, samples and warnings as a TrainingView, renewed while another process trains it."""
-    return TrainingView(run, every_s)
-
-
 class TrainingView(Panel):
-    """A run's last log line, curves, samples by step, and warnings; a button and a timer read them again.
+    """A run's last log line, curves, samples by step, and warnings, renewed while another process trains it.
 
-    The timer needs an event loop, as a notebook has. It ends with the widget (close), at the stage's last step, or
-    after an hour without news; the button starts it again. `timer` is its asyncio.Task or None.
+    A button and a timer read them again. The timer needs an event loop, as a notebook has. It ends with the widget
+    (close), at the stage's last step, or after an hour without news; the button starts it again. `timer` is its
+    asyncio.Task or None.
     """
 
-    def __init__(self, run, every_s):
+    def __init__(self, run, every_s=EVERY_S):
         super().__init__()
         self.run, self.every_s, self.timer, self.progress, self.news = run, every_s, None, None, 0.0
         self.stage = ipywidgets.Dropdown(description="stage", options=STAGES, style=WIDE)
@@ -77,8 +73,8 @@ class TrainingView(Panel):
             self.news = time.monotonic()
             self._list_steps(now.sample_steps if self.stage.value == "train" else [])
             saved = runs.Run(self.run.folder, now.cfg)  # opened early, this view may know another number of parts
-            drawn = curves.training_curves(now.records, now.shares, part_names.part_labels(saved))
-            put(self.curves, encoded(Image.fromarray(drawn).quantize(64), "PNG") if now.records else b"")
+            drawn = curves.stage_curves(saved, self.stage.value)
+            put(self.curves, pictures.encoded(Image.fromarray(drawn).quantize(64), "PNG") if now.records else b"")
         self._show_samples()
 
     def _list_steps(self, steps):
@@ -91,8 +87,8 @@ class TrainingView(Panel):
 
     def _show_samples(self):
         try:
-            step = self.step.value
-            put(self.samples, _shrunk(progress.read_sample_sheet(self.run, step)) if step else b"")
+            sheet = self.step.value and progress.read_sample_sheet(self.run, self.step.value)
+            put(self.samples, pictures.encoded(sheet, "JPEG", quality=85) if sheet else b"")
         except UserError:
             put(self.samples, b"")  # rather than those of another step
             raise
@@ -100,16 +96,8 @@ class TrainingView(Panel):
 
 def _progress_table(now):
     """The last log line of a Progress as HTML."""
-    values = {name: value for name, value in now.records[-1].items() if name != "stage"}
-    head, line = ("".join(f"<{tag} style='padding: 0 0.6em'>{escape(str(cell))}</{tag}>" for cell in cells)
-                  for tag, cells in (("th", [name.replace("_", " ") for name in values]),
-                                     ("td", [f"{v:.4g}" if isinstance(v, float) else v for v in values.values()])))
+    line = {name.replace("_", " "): value for name, value in now.records[-1].items() if name != "stage"}
     state = "finished" if now.at_end else "a later stage has begun" if now.passed else (
         f"last line {now.silent_s:.0f} s ago")
-    return f"<table><tr>{head}</tr><tr>{line}</tr></table><small>{state}</small>"
-
-
-def _shrunk(sheet):
-    image = Image.fromarray(sheet)
-    image.thumbnail((SHEET_PX, 4 * SHEET_PX))
-    return encoded(image, "JPEG", quality=85)
+    table = pd.DataFrame([line]).to_html(index=False, border=0, float_format="{:.4g}".format)
+    return f"{table}<small>{state}</small>"

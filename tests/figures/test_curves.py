@@ -10,6 +10,22 @@ SHARES = [{"step": s, "background_share": 0.7, "part_1_share": 0.2, "part_2_shar
 LABELS = ["1: $head$ \\", "2: <b>_arm</b>"]
 
 
+class Logged:
+    """What stage_curves reads of a run, with the part names LABELS."""
+
+    def __init__(self, records, shares):
+        self.of_stage = {"train": records, "train_samples": shares}
+
+    def records(self, stage):
+        return self.of_stage[stage]
+
+
+@pytest.fixture
+def painted(monkeypatch):
+    monkeypatch.setattr(curves.part_names, "part_labels", lambda run: LABELS)
+    return lambda records, shares: curves.stage_curves(Logged(records, shares), "train")
+
+
 def panels(records, shares=()):
     """Title -> matplotlib Axes of the drawn curves."""
     return {axes.get_title(): axes for axes in curves.training_figure(records, list(shares), LABELS).axes}
@@ -56,16 +72,22 @@ def test_long_names_of_parts_leave_the_panels_their_width():
     assert widths[0] == pytest.approx(widths[1]) and widths[0][0] > 0.2
 
 
-def test_the_picture_shows_every_part_in_its_colour():
-    picture = curves.training_curves(TRAIN, SHARES, LABELS)
+def test_the_picture_shows_every_part_in_its_colour(painted):
+    picture = painted(TRAIN, SHARES)
     assert picture.dtype == np.uint8 and picture.shape[1:] == (720, 3)
     for color in pictures.part_colors(2):
         assert (picture == color).all(axis=-1).sum() > 1000
-    without = curves.training_curves(TRAIN, [], LABELS)
+    without = painted(TRAIN, [])
     assert len(without) < len(picture)
 
 
-def test_a_loss_that_is_not_a_number_and_no_lines_at_all_are_borne():
-    assert curves.training_curves([{"step": 1, "area_loss": float("nan")}], [], LABELS).shape[1] == 720
+def test_names_of_quantities_are_no_mathematics(painted):
+    records = [{"step": s, "$\\frac$_loss": 1.0} for s in (1, 2)]
+    assert list(panels(records)) == ["$\\frac$ loss"]
+    assert painted(records, []).shape[1] == 720  # as mathematics it could not be drawn
+
+
+def test_a_loss_that_is_not_a_number_and_no_lines_at_all_are_borne(painted):
+    assert painted([{"step": 1, "area_loss": float("nan")}], []).shape[1] == 720
     empty = curves.training_figure([], [], LABELS)
     assert empty.axes == [] and empty.get_suptitle() == "No step is logged yet."

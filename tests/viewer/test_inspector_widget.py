@@ -20,6 +20,15 @@ def view(inspector):  # noqa: F811
     return inspector_widget.generated_inspector(inspector)
 
 
+def press(widget, text):
+    """Click the button that is called so."""
+    for child in widget.children:
+        if isinstance(child, ipywidgets.Button) and child.description == text:
+            child.click()
+        elif isinstance(child, ipywidgets.Box):
+            press(child, text)
+
+
 def dragged(view, part, dx):
     points = np.array(view.drag.points)
     points[part - 1, :, 0] += dx
@@ -47,10 +56,10 @@ def test_undo_takes_back_a_whole_drag_and_moves_the_points_in_the_browser(view):
     before = view.inspector.scene
     for dx in (0.1, 0.2):
         view.drag.set_state({"points": dragged(view, 2, dx), "gesture": 1})
-    view._undo()
+    press(view, "Undo")
     assert view.inspector.scene is before and view.inspector.has_points(view.drag.points)
-    view._undo()
-    assert view.status.value == "There is nothing to undo."
+    press(view, "Undo")
+    assert view.message.value == "There is nothing to undo."
 
 
 def test_sliders_of_a_part_start_anew_for_the_next_part(view):
@@ -67,7 +76,7 @@ def test_sliding_the_background_is_one_undo(view):
     for x in (0.2, 0.4):
         view.background_x.value = x
     assert view.inspector.scene.background_position[0] == pytest.approx(0.4)
-    view._undo()
+    press(view, "Undo")
     assert view.inspector.scene is before
     assert view.background_x.value == pytest.approx(before.background_position[0].item(), abs=1e-3)
 
@@ -77,10 +86,10 @@ def test_other_controls_do_their_edits(view):
     torch.testing.assert_close(view.inspector.scene, view.inspector.sample(4))
     view.sample.value = 7
     assert view.way.value == 0 and not changed(view.inspector.scene, view.inspector.sample(7))
-    view._resample("background")
+    press(view, "its background")
     assert changed(view.inspector.scene, view.inspector.sample(7)) == {"background_style", "background_position"}
-    view._take_appearance()
-    assert "sample 4" in view.status.value
+    press(view, "appearance of other sample")
+    assert "sample 4" in view.message.value
 
 
 def test_hidden_parts_lose_their_points_and_layers_change_the_picture(view):
@@ -95,27 +104,27 @@ def test_hidden_parts_lose_their_points_and_layers_change_the_picture(view):
 
 
 def test_text_brings_the_state_back_and_bad_text_is_a_message(view, tiny):
-    view._to_text()
+    press(view, "State as text")
     before = view.inspector.scene
     view.sample.value = 9
-    view._from_text()
+    press(view, "Load text")
     assert not changed(view.inspector.scene, before) and view.sample.value == 3
     view.text.value = "hello"
-    view._from_text()
-    assert "not a saved state" in view.status.value
+    press(view, "Load text")
+    assert "not a saved state" in view.message.value
     view.text.value = Inspector(loading.build_generator(tiny(n_parts=5))).to_json()
-    view._from_text()
-    assert "n_parts 5" in view.status.value and not changed(view.inspector.scene, before)
+    press(view, "Load text")
+    assert "n_parts 5" in view.message.value and not changed(view.inspector.scene, before)
 
 
 def test_what_is_saved_lies_in_the_run(trained):
     view = inspector_widget.generated_inspector(open_inspector(trained))
-    view._save()
-    view._save_gif()
+    press(view, "Save picture and masks")
+    press(view, "Save GIF to other sample")
     names = {path.name for path in (trained.folder / "figures").glob("inspector*")}
     saved = pictures.read_picture(trained.folder / "figures" / "inspector.png")
     assert np.array_equal(saved, view.inspector.paint().image)
-    assert names == {"inspector.png", "inspector_masks.png", "inspector.gif"} and "inspector.gif" in view.status.value
+    assert names == {"inspector.png", "inspector_masks.png", "inspector.gif"} and "inspector.gif" in view.message.value
 
 
 def test_a_slow_model_shows_its_masks_first_and_only_the_newest_picture(inspector, monkeypatch):  # noqa: F811

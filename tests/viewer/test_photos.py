@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ganseg import metrics, part_names, runs
+from ganseg import metrics, part_names, runs, segment
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.metrics import landmarks, masks
 from ganseg.model import loading, prediction
-from ganseg.viewer.photos import CROP_PX, Photos, load_photo_segmenter, view_file
+from ganseg.viewer.photos import CROP_PX, Photos, view_file
 
 N = 12
 SMALL = {"image_size": 32, "n_parts": 3, "segmenter": "unet", "segmenter_width": 4, "device": "cpu"}
@@ -36,7 +36,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture
 def photos(run):
-    return Photos(run, load_photo_segmenter(run))
+    return Photos(run, segment.load(run, "cpu"))
 
 
 class Reds(torch.nn.Module):
@@ -62,7 +62,7 @@ def red_photos(tmp_path, monkeypatch):
         (tmp_path / "photos").mkdir(exist_ok=True)
         Image.fromarray(picture).save(tmp_path / "photos" / f"{i}.png")
     run = save_segmenter(runs.open_run("folder", "reds", source=str(tmp_path / "photos"), **SMALL))
-    model = load_photo_segmenter(run)
+    model = segment.load(run, "cpu")
     model.network = Reds()
     return Photos(run, model, "train")
 
@@ -178,7 +178,7 @@ def test_a_part_that_wins_no_pixel_has_no_crops(red_photos):
 
 
 def test_at_most_so_many_photos_are_looked_at(run):
-    assert len(Photos(run, load_photo_segmenter(run), limit=5).predicted.labels) == 5
+    assert len(Photos(run, segment.load(run, "cpu"), limit=5).predicted.labels) == 5
 
 
 def test_ones_own_photo_is_read_from_a_path_or_bytes(red_photos, tmp_path):
@@ -200,7 +200,7 @@ def test_a_photo_that_cannot_be_read_is_a_sentence(red_photos, tmp_path):
 
 def test_a_run_without_segmenter_names_the_command(tiny_run):
     with pytest.raises(UserError, match="ganseg distill -p dataset creatures --run bare"):
-        load_photo_segmenter(tiny_run("bare"))
+        segment.load(tiny_run("bare"), "cpu")
 
 
 def test_names_are_kept_in_the_run_and_an_empty_one_is_the_number(run):
@@ -208,7 +208,7 @@ def test_names_are_kept_in_the_run_and_an_empty_one_is_the_number(run):
     part_names.name_parts(run, ["head", " ", "left arm "])
     assert part_names.part_names(run) == ["head", "part 2", "left arm"]
     assert part_names.part_labels(run) == ["1: head", "part 2", "3: left arm"]
-    rows = Photos(run, load_photo_segmenter(run)).view(0).rows
+    rows = Photos(run, segment.load(run, "cpu")).view(0).rows
     assert [row["label"] for row in rows] == ["1: head", "part 2", "3: left arm"]
     assert not list(run.folder.glob("*.partial"))
 
