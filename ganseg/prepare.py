@@ -6,13 +6,13 @@ from ganseg import runs
 from ganseg.datasets.loading import (
     READERS,
     SPLITS,
-    check_layout,
     load_pictures,
+    open_source,
     published_counts,
     spread_rows,
     wanted_files,
 )
-from ganseg.datasets.source import Source, locate
+from ganseg.datasets.source import locate
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 
@@ -26,10 +26,7 @@ def list_layout(cfg):
     """
     if cfg.reader == "creatures":
         return []
-    reader = READERS[cfg.reader]
-    path = locate(cfg.source, f"where the pictures lie with -p source ({reader.OBTAIN})")
-    with Source(path, archives=reader.ARCHIVES) as source:
-        check_layout(source, cfg.reader)
+    with open_source(cfg) as source:
         return [{"file": w.name, "there": source.has(w), "needed_for": w.purpose} for w in wanted_files(cfg.reader)]
 
 

@@ -66,7 +66,8 @@ class Listing:
     def take(self, rows):
         """The listing of some rows."""
         rows = np.asarray(rows, np.int64)
-        arrays = {name: array[rows] for name in ("landmarks", "train", "fit") if (array := getattr(self, name)) is not None}
+        arrays = {name: getattr(self, name) for name in ("landmarks", "train", "fit")}
+        arrays = {name: array[rows] for name, array in arrays.items() if array is not None}
         masks = self.masks and [self.masks[i] for i in rows]
         return replace(self, names=[self.names[i] for i in rows], masks=masks, **arrays)
 

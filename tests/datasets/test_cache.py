@@ -84,19 +84,32 @@ def flip_the_last_byte(path):
     path.write_bytes(data)
 
 
+def another_shape(path):
+    path.write_bytes(path.read_bytes().replace(b"(12, 3,", b"(10, 3,", 1))
+
+
 def flip_an_early_byte(path):
     data = bytearray(path.read_bytes())
     data[25] ^= 255
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["images.npy", "names.npy", "crc.npy", "index.json"])
-@pytest.mark.parametrize("damage", [truncate, flip_the_last_byte, flip_an_early_byte, os.remove])
+def flip_a_byte_in_the_middle(path):
+    data = bytearray(path.read_bytes())
+    data[data.index("03.png".encode("utf-32-le")) if path.suffix == ".npz" else len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("name", "damage"), [
+    ("images.npy", truncate), ("images.npy", flip_the_last_byte), ("images.npy", flip_an_early_byte),
+    ("images.npy", os.remove), ("images.npy", another_shape), ("images.npy", flip_a_byte_in_the_middle),
+    ("index.npz", truncate), ("index.npz", flip_a_byte_in_the_middle), ("index.npz", os.remove),
+])
 def test_a_damaged_cache_is_noticed_and_built_again(photos, built, name, damage, capsys):
     load_pictures(photos, "train")
     damage(folders()[0] / name)
     assert values(load_pictures(photos, "train")) == list(range(12)) and len(built) == 2
-    assert ("is damaged" in capsys.readouterr().out) == ((name, damage) != ("index.json", os.remove))
+    assert ("is damaged" in capsys.readouterr().out) == ((name, damage) != ("index.npz", os.remove))
     load_pictures(photos, "train")
     assert len(built) == 2
 
@@ -216,12 +229,10 @@ def test_a_million_pictures_open_at_once(tmp_path):
     n, S = 1_000_000, 32
     images = np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=(n, 3, S, S))
     crc = cache.zlib.crc32(images[0])
-    np.save(tmp_path / "crc.npy", np.full(n, crc, np.uint32))
-    np.save(tmp_path / "names.npy", np.char.mod("folder/%07d.jpg", np.arange(n)))
-    files = {name: ((path := tmp_path / name).stat().st_size, name != "images.npy" and cache._crc_of_file(path) or None)
-             for name in ("images.npy", "crc.npy", "names.npy")}
-    text = json.dumps({"files": files, "skipped": [], **dict.fromkeys(cache.FACTS)})
-    (tmp_path / "index.json").write_text(f"{cache.zlib.crc32(text.encode())}\n{text}")
+    names = np.char.mod("folder/%07d.jpg", np.arange(n))
+    facts = json.dumps({"maps": ["images"], "skipped": [], **dict.fromkeys(cache.FACTS)})
+    np.savez(tmp_path / "index.npz", crc=np.full(n, crc, np.uint32), names=names, facts=facts)
+    del names
     memory, start = psutil.Process().memory_info().rss, time.process_time()
     pictures = cache.open_cache(tmp_path)
     assert len(pictures) == n and pictures.names[-1] == "folder/0999999.jpg"
