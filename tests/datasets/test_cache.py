@@ -256,15 +256,23 @@ def test_many_pictures_are_decoded_in_processes_to_the_same_rows(as_zip, tmp_pat
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "processes"))
     monkeypatch.setattr(decode, "MANY", 10)
     monkeypatch.setattr(decode, "AHEAD", 16)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(decode.joblib, "cpu_count", lambda: 2)
     in_processes = load_pictures(cfg, "train")
     assert torch.equal(in_threads.images, in_processes.images) and len(in_processes) == 39
     assert list(in_threads.names) == list(in_processes.names) and in_processes.skipped == in_threads.skipped
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there pictures are decoded in processes")
+def test_no_more_processes_decode_than_cores_are_allotted(monkeypatch):
+    monkeypatch.setattr(decode, "MANY", 10)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # as joblib counts cores, whatever the machine has
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert set(decode.in_parallel(lambda i: os.getpid(), 40)) == {os.getpid()}
+
+
 def test_an_error_in_a_process_reaches_the_user(monkeypatch):
     monkeypatch.setattr(decode, "MANY", 10)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(decode.joblib, "cpu_count", lambda: 2)
 
     def work(i):
         if i == 30:
@@ -280,6 +288,6 @@ def test_an_error_in_a_process_reaches_the_user(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="only there pictures are decoded in processes")
 def test_a_process_that_is_killed_is_a_sentence(monkeypatch):
     monkeypatch.setattr(decode, "MANY", 10)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(decode.joblib, "cpu_count", lambda: 2)
     with pytest.raises(UserError, match="was killed, for want of memory or of room"):
         decode.in_parallel(lambda i: os.kill(os.getpid(), signal.SIGKILL), 40)
