@@ -75,6 +75,6 @@ class Listing:
 class Wanted(NamedTuple):
     """A file or folder of a data set's layout."""
 
-    name: str  # as Source.find and Source.folder look for it; a folder ends in /
+    name: str  # as Source.find looks for it; a folder ends in /
     purpose: str  # what cannot be done without it
     required: bool = True  # nothing can be done without it

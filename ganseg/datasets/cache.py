@@ -83,14 +83,20 @@ def _open(folder, index, check_all):
 def _check_rows(maps, names, crc, check_all):
     """Raise Damaged where a row of images and labels, all of them or a spread, does not have its checksum."""
     n = len(crc)
-    found = np.zeros(n, np.uint32)
-    rows = range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int)
-    for name, array in maps.items():  # images, then labels
+    for name, array in maps.items():
         if len(array) != n or array.dtype != np.uint8:
             raise Damaged(f"{name}.npy is not what was written")
-        _update_crcs(found, rows, array)
-    if wrong := [i for i in rows if found[i] != crc[i]]:
-        raise Damaged(f"picture {wrong[0]} ({names[wrong[0]]}) is not what was written")
+    for i in range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int):
+        if _checksum(maps, i) != crc[i]:
+            raise Damaged(f"picture {i} ({names[i]}) is not what was written")
+
+
+def _checksum(maps, i):
+    """The checksum of row i of images, then labels."""
+    crc = 0
+    for array in maps.values():
+        crc = zlib.crc32(array[i], crc)
+    return crc
 
 
 def _open_if_whole(folder, check_all):
@@ -138,10 +144,7 @@ def _decode_all(folder, source, listing, S, crop):
                 arrays["labels"][i] = decode.read_labels(data, size, listing.to_labels, S, crop, listing.upright)
             except Exception as error:
                 raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
-        checksum = 0
-        for array in arrays.values():  # images, then labels
-            checksum = zlib.crc32(array[i], checksum)
-        return None, size, checksum
+        return None, size, _checksum(arrays, i)
 
     reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
     return arrays, reasons, np.array(sizes, np.int64), np.array(crc, np.uint32)
@@ -207,17 +210,7 @@ def _create(folder, name, shape):
 
 def _keep_rows(folder, name, array, kept):
     """Replace the file of a map by one with some of its rows only."""
-    shape = (len(kept), *array.shape[1:])
-    fewer = np.lib.format.open_memmap(folder / "fewer.npy", mode="w+", dtype=array.dtype, shape=shape)
+    fewer = _create(folder, "fewer", (len(kept), *array.shape[1:]))
     for first in range(0, len(kept), 1024):
         fewer[first : first + 1024] = array[kept[first : first + 1024]]
     os.replace(folder / "fewer.npy", folder / f"{name}.npy")
-
-
-def _update_crcs(crc, rows, array):
-    """Continue the checksums of some rows, read from the file: a map would read far around each."""
-    size = array[0].nbytes
-    with open(array.filename, "rb", buffering=0) as file:
-        for i in rows:
-            file.seek(array.offset + int(i) * size)
-            crc[i] = zlib.crc32(file.read(size), crc[i])

@@ -93,7 +93,7 @@ def open_source(cfg):
     """
     scratch = runs.cache_folder(cfg.dataset)
     with Source(_locate(cfg), archives=READERS[cfg.reader].ARCHIVES, scratch=scratch) as source:
-        missing = [w.name for w in wanted_files(cfg.reader) if w.required and not source.has(w)]
+        missing = [w.name for w in wanted_files(cfg.reader) if w.required and source.find(w.name) is None]
         if missing:
             raise source.error(f"lacks {', '.join(missing)}; {READERS[cfg.reader].OBTAIN}.")
         yield source

@@ -59,7 +59,7 @@ class Source(contextlib.AbstractContextManager):
 
     path      of the source
     called    the parameter, for messages
-    archives  {name: folder}: archives inside a folder, whose content counts as lying beside them, and the folder that
+    archives  {name: folder}: archives inside a folder, whose content counts as lying beside them, and the folder/ that
               each unpacks to. Where that is there already, the archive is left alone.
     scratch   where tars are unpacked; None: the system's folder for temporary files
     keep      set within the context, it leaves the unpacked tars to the next Source of the same scratch. Only one at a
@@ -75,7 +75,7 @@ class Source(contextlib.AbstractContextManager):
             self.names = sorted(self._files)
             for name in self.names if archives and self.path.is_dir() else []:
                 inside = archives.get(PurePosixPath(name).name)
-                if inside and self.folder(inside) is None:
+                if inside and self.find(inside) is None:
                     self._mount(self.path / name, name[: name.rfind("/") + 1])
         except BaseException:
             self.__exit__()
@@ -102,20 +102,19 @@ class Source(contextlib.AbstractContextManager):
         except Exception as error:  # a damaged zip member raises nearly anything
             raise self.error(f"has a {name} that cannot be read: {files.one_line(error)}.") from None
 
-    def find(self, ending):
-        """The file whose path is or ends in /`ending`, the one nearest the top; None where there is none."""
-        matches = [name for name in self.names if name == ending or name.endswith("/" + ending)]
-        return min(matches, key=lambda name: (name.count("/"), name), default=None)
+    def find(self, name, needed=False):
+        """The path nearest the top of a file, or where `name` ends in / of a folder, which ends in / too.
 
-    def folder(self, name):
-        """The path, with /, of the folder `name/` nearest the top; None where there is none or it is empty."""
-        matches = {f[: ("/" + f).index(f"/{name}/") + len(name) + 1] for f in self.names if f"/{name}/" in "/" + f}
-        return min(matches, key=lambda f: (f.count("/"), f), default=None)
-
-    def has(self, wanted):
-        """Whether a base.Wanted is there."""
-        name = wanted.name
-        return (self.folder(name[:-1]) if name.endswith("/") else self.find(name)) is not None
+        Where there is none, or an empty folder: None, or a UserError if it is needed.
+        """
+        wanted = "/" + name
+        if name.endswith("/"):
+            matches = {f[: ("/" + f).index(wanted) + len(name)] for f in self.names if wanted in "/" + f}
+        else:
+            matches = {f for f in self.names if ("/" + f).endswith(wanted)}
+        if needed and not matches:
+            raise self.error(f"lacks {name}.")
+        return min(matches, key=lambda path: (path.count("/"), path), default=None)
 
     def pictures(self):
         """The names that are pictures by their ending."""

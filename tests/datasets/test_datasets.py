@@ -407,7 +407,7 @@ def test_landmarks_stay_with_their_pictures_when_one_is_unreadable(tmp_path):
 
 
 @pytest.mark.parametrize(("lines", "names", "message"), [
-    (FACES, "AB", r"lacks 1 of the 3 pictures in landmarks\.csv, the first is images/C\.jpg"),
+    (FACES, "AB", r"lacks 1 of 3 pictures of landmarks\.csv, the first is images/C\.jpg"),
     (["file,nose_x", "images/A.jpg,1"], "ABC", r"landmarks\.csv that lacks the column file or the columns NAME_x"),
     ([], "ABC", "lacks the column file or .*; it has none"),
     ([HEADER, FACES[1].replace("train", "val")], "ABC", "line 2 has the split 'val'; allowed are train and test"),
