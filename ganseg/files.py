@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 from pathlib import Path
 
 from ganseg.errors import UserError
@@ -10,6 +11,11 @@ from ganseg.errors import UserError
 ROOT = Path(os.environ.get("GANSEG_ROOT", Path(__file__).resolve().parents[1]))  # of the project
 NOT_WRITABLE = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
                 errno.EACCES: "it may not be written", errno.EPERM: "it may not be written"}
+
+
+def outputs_root():
+    """Where runs are kept: $GANSEG_OUTPUTS, or outputs/ in the project."""
+    return Path(os.environ.get("GANSEG_OUTPUTS") or ROOT / "outputs")
 
 
 def one_line(error):
@@ -36,6 +42,23 @@ def whole(path, mode="w"):
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path):
+    """A new folder to write into, which takes the place of the folder `path` once the block ends without an error.
+
+    The caller holds a lock: what a process that was killed left of either is removed.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    for old in (partial, path):
+        shutil.rmtree(old, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path, text):

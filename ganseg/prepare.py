@@ -3,16 +3,8 @@
 import numpy as np
 
 from ganseg import runs
-from ganseg.datasets.loading import (
-    READERS,
-    SPLITS,
-    check_layout,
-    load_pictures,
-    published_counts,
-    spread_rows,
-    wanted_files,
-)
-from ganseg.datasets.source import Source, locate
+from ganseg.datasets import loading
+from ganseg.datasets.source import locate
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 
@@ -26,11 +18,9 @@ def list_layout(cfg):
     """
     if cfg.reader == "creatures":
         return []
-    reader = READERS[cfg.reader]
-    path = locate(cfg.source, f"where the pictures lie with -p source ({reader.OBTAIN})")
-    with Source(path, archives=reader.ARCHIVES) as source:
-        check_layout(source, cfg.reader)
-        return [{"file": w.name, "there": source.has(w), "needed_for": w.purpose} for w in wanted_files(cfg.reader)]
+    with loading.open_source(cfg) as source:
+        return [{"file": w.name, "there": source.find(w.name) is not None, "needed_for": w.purpose}
+                for w in loading.wanted_files(cfg.reader)]
 
 
 def build_cache(run):
@@ -39,7 +29,7 @@ def build_cache(run):
     Returns the pictures by split: train, fit (those of the training pictures' cache that are fitted on) and test.
     """
     cfg = run.cfg
-    splits = {split: load_pictures(cfg, split, check_all=split != "fit") for split in SPLITS}
+    splits = {split: loading.load_pictures(cfg, split, check_all=split != "fit") for split in loading.SPLITS}
     if cfg.reader != "creatures":
         lists = {"split_list": str(locate(cfg.split_list, "a file"))} if cfg.split_list else {}
         runs.remember(cfg.dataset, source=str(locate(cfg.source, "the pictures")), **lists)
@@ -48,7 +38,7 @@ def build_cache(run):
 
 def count_pictures(cfg, splits):
     """Numbers of pictures: a list of dicts with split, pictures, published, with landmarks, with masks and skipped."""
-    published = published_counts(cfg)
+    published = loading.published_counts(cfg)
     counted = []
     for split, photos in splits.items():
         counts = {"split": split, "pictures": len(photos), "published": published.get(split)}
@@ -66,7 +56,7 @@ def draw_annotations(run, splits):
     The training pictures shown are those that regressions and matching are fitted on, where there are any.
     """
     chosen = splits["fit"] if len(splits["fit"]) else splits["train"], splits["test"]
-    few = [photos.take(spread_rows(len(photos), N_SHOWN)) for photos in chosen]
+    few = [photos.take(loading.spread_rows(len(photos), N_SHOWN)) for photos in chosen]
     plain = np.concatenate([pictures.enlarge(pictures.to_uint8(photos.images)) for photos in few])
     drawn = np.concatenate([_annotated(photos) for photos in few])
     shown = pictures.pairs(plain, drawn) if (plain != drawn).any() else plain
@@ -92,7 +82,7 @@ def download(cfg):
 
     Raises UserError where it can fetch nothing of it, or a download fails.
     """
-    fetch = getattr(READERS.get(cfg.reader), "download", None)
+    fetch = getattr(loading.READERS.get(cfg.reader), "download", None)
     if fetch is None:
         raise UserError(f"download: torchvision does not offer {cfg.dataset}; get it by hand.")
     if not cfg.source:

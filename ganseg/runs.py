@@ -16,15 +16,11 @@ from filelock import FileLock, Timeout
 from ganseg import config, distributed, files, records
 from ganseg.checkpoints import load_checkpoint, step_of
 from ganseg.errors import UserError
+from ganseg.files import outputs_root
 
 SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.yaml, gan.pt, segmenter.pt
 STAGES = {"gan": "train", "segmenter": "distill"}  # checkpoint name -> notebook that makes it
 _held = {}  # folder -> (lock, who took it last) of a run that this process writes
-
-
-def outputs_root():
-    """Where runs are kept: $GANSEG_OUTPUTS, or outputs/ in the project."""
-    return Path(os.environ.get("GANSEG_OUTPUTS") or config.ROOT / "outputs")
 
 
 def cache_folder(dataset):

@@ -69,7 +69,8 @@ ONE_POINT = {"n_per": 1, "heatmap": "fixed", "fixed_sigma2": 0.01}
 
 
 @pytest.mark.parametrize("fields", [{**ONE_POINT, "area_target": "heatmap"}, {**ONE_POINT, "lambda_area": 0},
-                                    {"n_per": 2}, {"n_per": 3, "heatmap": "gaussian"}, {"lr_generator": 1}, {"n_parts": 1}])
+                                    {"n_per": 2},
+                                    {"n_per": 3, "heatmap": "gaussian"}, {"lr_generator": 1}, {"n_parts": 1}])
 def test_what_is_at_the_edge_of_the_allowed_is_accepted(fields):
     config.load("lfw", **fields)
 

@@ -66,7 +66,8 @@ class Listing:
     def take(self, rows):
         """The listing of some rows."""
         rows = np.asarray(rows, np.int64)
-        arrays = {name: array[rows] for name in ("landmarks", "train", "fit") if (array := getattr(self, name)) is not None}
+        arrays = {name: getattr(self, name) for name in ("landmarks", "train", "fit")}
+        arrays = {name: array[rows] for name, array in arrays.items() if array is not None}
         masks = self.masks and [self.masks[i] for i in rows]
         return replace(self, names=[self.names[i] for i in rows], masks=masks, **arrays)
 
@@ -74,6 +75,6 @@ class Listing:
 class Wanted(NamedTuple):
     """A file or folder of a data set's layout."""
 
-    name: str  # as Source.find and Source.folder look for it; a folder ends in /
+    name: str  # as Source.find looks for it; a folder ends in /
     purpose: str  # what cannot be done without it
     required: bool = True  # nothing can be done without it

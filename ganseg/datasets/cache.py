@@ -5,21 +5,20 @@ pictures opens at once and a batch is one gather. The files can be sparse, every
 further library. (Arrow and HDF5 maps add a library and a copy; record files for streaming, such as WebDataset, give no
 random access; zarr decompresses whole chunks.)
 
-images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8, landmarks.npy (N, L, 2), names.npy, masked.npy, train.npy and fit.npy (N,),
-crc.npy (N,): the checksum of each row of images and labels; index.json: its own checksum, and the rest.
+images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8; index.npz, of which zip checks each member: crc (N,), the
+checksum of each row of images and labels, names, landmarks (N, L, 2), masked, train and fit (N,), and facts, in JSON.
 """
 
 import json
 import os
 import shutil
-import tempfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
 
+from ganseg import files
 from ganseg.datasets import decode
 from ganseg.datasets.base import Pictures
 from ganseg.datasets.source import printable
@@ -28,17 +27,18 @@ from ganseg.errors import UserError
 CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks all
 MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
 FACTS = ("landmark_names", "eyes", "frame_px", "only_foreground", "split_by")
+TUPLES = ("landmark_names", "eyes")  # lists in JSON
 
 
 class Damaged(Exception):
     """The cache is not what was written."""
 
 
-def open_or_build(folder, make, image_size, crop, check_all=False):
+def open_or_build(folder, listed, image_size, crop, check_all=False):
     """The pictures of a cache, which is built where it is missing or damaged.
 
     folder     Path of the cache, named after all that determines it
-    make       function without arguments: (Source, Listing); called only to build
+    listed     function without arguments: a context of (Source, Listing); called only to build
     check_all  compare the checksums of all rows instead of a spread of them
     Returns Pictures, mapped from the files. Raises UserError for what a reader or picture does not allow. Nothing
     is left on disk then.
@@ -49,63 +49,54 @@ def open_or_build(folder, make, image_size, crop, check_all=False):
         with FileLock(folder.with_suffix(".lock")):  # a second process waits, and finds it built
             pictures = _open_if_whole(folder, check_all)
             if pictures is None:
-                for old in [folder, *folder.parent.glob(folder.name + ".partial-*")]:
-                    shutil.rmtree(old, ignore_errors=True)
-                source, listing = make()
-                with source:
-                    _build(folder, source, listing, image_size, crop)
+                with listed() as (source, listing):
+                    _check_room(folder.parent, listing, image_size)
+                    with files.whole_folder(folder) as partial:
+                        _write(partial, source, listing, image_size, crop)
                 pictures = open_cache(folder)
     return pictures
 
 
 def open_cache(folder, check_all=False):
     """The pictures of a cache. Raises FileNotFoundError where there is none, Damaged where it is not as written."""
-    text = (folder / "index.json").read_text("utf-8", "replace")
-    try:
-        return _open(folder, text, check_all)
-    except Exception as error:  # a changed byte can lead anywhere
-        raise error if isinstance(error, Damaged) else Damaged(decode.reason(error)) from None
+    with open(folder / "index.npz", "rb") as file:
+        try:
+            return _open(folder, dict(np.load(file, allow_pickle=False)), check_all)
+        except Exception as error:  # a changed byte can lead anywhere
+            raise error if isinstance(error, Damaged) else Damaged(decode.reason(error)) from None
 
 
-def _open(folder, text, check_all):
-    """As open_cache; `text` is what index.json holds."""
-    facts = _checked_facts(folder, text)
+def _open(folder, index, check_all):
+    """As open_cache; `index` holds the arrays of index.npz."""
+    facts, crc, names = json.loads(str(index.pop("facts"))), index.pop("crc"), index.pop("names")
     # "c": a private map that torch may take as writable; nothing is written
-    arrays = {name[:-4]: np.load(folder / name, mmap_mode="c") for name in facts["files"]}
-    crc, names = arrays.pop("crc"), arrays.pop("names")
-    known = {name: np.array(arrays.pop(name)) for name in ("masked", "train", "fit") if name in arrays}
-    _check_rows(arrays, names, crc, check_all)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    kept = {name: tuple(v) if isinstance(v := facts[name], list) else v for name in FACTS}
-    skipped = [tuple(pair) for pair in facts["skipped"]]
-    return Pictures(names=names, skipped=skipped, **tensors, **known, **kept)
+    maps = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in facts.pop("maps")}
+    _check_rows(maps, names, crc, check_all)
+    if "landmarks" in index:
+        maps["landmarks"] = index.pop("landmarks")
+    tensors = {name: torch.from_numpy(array) for name, array in maps.items()}
+    facts = {name: tuple(value) if name in TUPLES and value else value for name, value in facts.items()}
+    skipped = [tuple(pair) for pair in facts.pop("skipped")]
+    return Pictures(names=names, skipped=skipped, **tensors, **index, **facts)
 
 
-def _checked_facts(folder, text):
-    """What index.json says, once it and the files that it names prove whole."""
-    crc, text = text.split("\n", 1)
-    if int(crc) != zlib.crc32(text.encode()):
-        raise Damaged("index.json is not what was written")
-    facts = json.loads(text)
-    for name, (size, crc) in facts["files"].items():
-        path = folder / name
-        if not path.exists() or path.stat().st_size != size:
-            raise Damaged(f"{name} does not have the {size:,} bytes that were written")
-        if crc is not None and _crc_of_file(path) != crc:
-            raise Damaged(f"{name} is not what was written")
-    return facts
-
-
-def _check_rows(arrays, names, crc, check_all):
+def _check_rows(maps, names, crc, check_all):
     """Raise Damaged where a row of images and labels, all of them or a spread, does not have its checksum."""
     n = len(crc)
-    found = np.zeros(n, np.uint32)
-    rows = range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int)
-    for name in ("images", "labels"):
-        if name in arrays:
-            _update_crcs(found, rows, arrays[name])
-    if wrong := [i for i in rows if found[i] != crc[i]]:
-        raise Damaged(f"picture {wrong[0]} ({names[wrong[0]]}) is not what was written")
+    for name, array in maps.items():
+        if len(array) != n or array.dtype != np.uint8:
+            raise Damaged(f"{name}.npy is not what was written")
+    for i in range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int):
+        if _checksum(maps, i) != crc[i]:
+            raise Damaged(f"picture {i} ({names[i]}) is not what was written")
+
+
+def _checksum(maps, i):
+    """The checksum of row i of images, then labels."""
+    crc = 0
+    for array in maps.values():
+        crc = zlib.crc32(array[i], crc)
+    return crc
 
 
 def _open_if_whole(folder, check_all):
@@ -119,21 +110,14 @@ def _open_if_whole(folder, check_all):
         return None
 
 
-def _build(folder, source, listing, image_size, crop):
-    """Decode a listing into the cache's folder, whole or not at all."""
+def _check_room(root, listing, image_size):
+    """Raise UserError where a disk has no room for the squares of a listing."""
     n = len(listing.names)
     needed = n * image_size**2 * (3 if listing.masks is None else 4)
-    free = shutil.disk_usage(folder.parent).free
+    free = shutil.disk_usage(root).free
     if needed > free:
-        raise UserError(f"source: {n:,} pictures at {image_size} pixels need {needed / 1e9:.1f} GB in "
-                        f"{folder.parent}, where {free / 1e9:.1f} GB are free; set GANSEG_OUTPUTS to a larger disk.")
-    scratch = Path(tempfile.mkdtemp(prefix=folder.name + ".partial-", dir=folder.parent))
-    try:
-        _write(scratch, source, listing, image_size, crop)
-        os.replace(scratch, folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
+        raise UserError(f"source: {n:,} pictures at {image_size} pixels need {needed / 1e9:.1f} GB in {root}, where "
+                        f"{free / 1e9:.1f} GB are free; set GANSEG_OUTPUTS to a larger disk.")
 
 
 def _decode_all(folder, source, listing, S, crop):
@@ -160,10 +144,7 @@ def _decode_all(folder, source, listing, S, crop):
                 arrays["labels"][i] = decode.read_labels(data, size, listing.to_labels, S, crop, listing.upright)
             except Exception as error:
                 raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
-        checksum = 0
-        for array in arrays.values():  # images, then labels
-            checksum = zlib.crc32(array[i], checksum)
-        return None, size, checksum
+        return None, size, _checksum(arrays, i)
 
     reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
     return arrays, reasons, np.array(sizes, np.int64), np.array(crc, np.uint32)
@@ -181,27 +162,14 @@ def _write(folder, source, listing, S, crop):
         for name, array in maps.items():
             _keep_rows(folder, name, array, readable)
         listing, sizes, crc = listing.take(readable), sizes[readable], crc[readable]
-    _write_index(folder, list(maps), {"crc": crc, **_known(listing, sizes, S, crop)}, listing, skipped)
-
-
-def _known(listing, sizes, S, crop):
-    """What is known of each picture beside its pixels: the small arrays of the cache by name."""
-    known = {"names": np.array([printable(name) for name in listing.names])}
+    known = {name: rows for name in ("train", "fit") if (rows := getattr(listing, name)) is not None}
     if listing.landmarks is not None:
         known["landmarks"] = _to_square(_landmarks_inside(listing, sizes), sizes, S, crop).astype(np.float32)
     if listing.masks is not None:
         known["masked"] = np.array([mask is not None for mask in listing.masks])
-    return known | {name: rows for name in ("train", "fit") if (rows := getattr(listing, name)) is not None}
-
-
-def _write_index(folder, maps, arrays, listing, skipped):
-    """Write the small arrays and index.json, which holds the size of each file and the small ones' checksums."""
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    paths = [folder / f"{name}.npy" for name in (*maps, *arrays)]
-    files = {path.name: (path.stat().st_size, None if path.stem in maps else _crc_of_file(path)) for path in paths}
-    text = json.dumps({"files": files, "skipped": skipped, **{name: getattr(listing, name) for name in FACTS}})
-    (folder / "index.json").write_text(f"{zlib.crc32(text.encode())}\n{text}")
+    names = np.array([printable(name) for name in listing.names])
+    facts = {"maps": list(maps), "skipped": skipped, **{name: getattr(listing, name) for name in FACTS}}
+    np.savez(folder / "index.npz", crc=crc, names=names, facts=json.dumps(facts), **known)
 
 
 def _to_square(points, sizes, S, crop):
@@ -244,26 +212,7 @@ def _create(folder, name, shape):
 
 def _keep_rows(folder, name, array, kept):
     """Replace the file of a map by one with some of its rows only."""
-    shape = (len(kept), *array.shape[1:])
-    fewer = np.lib.format.open_memmap(folder / "fewer.npy", mode="w+", dtype=array.dtype, shape=shape)
+    fewer = _create(folder, "fewer", (len(kept), *array.shape[1:]))
     for first in range(0, len(kept), 1024):
         fewer[first : first + 1024] = array[kept[first : first + 1024]]
     os.replace(folder / "fewer.npy", folder / f"{name}.npy")
-
-
-def _update_crcs(crc, rows, array):
-    """Continue the checksums of some rows, read from the file: a map would read far around each."""
-    size = array[0].nbytes
-    with open(array.filename, "rb", buffering=0) as file:
-        for i in rows:
-            file.seek(array.offset + int(i) * size)
-            crc[i] = zlib.crc32(file.read(size), crc[i])
-
-
-def _crc_of_file(path):
-    crc = 0
-    with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            crc = zlib.crc32(piece, crc)
-    return crc
-

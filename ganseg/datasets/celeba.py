@@ -11,7 +11,7 @@ from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.decode import FORMATS, in_parallel
 from ganseg.datasets.source import EXTENSIONS
 
-ARCHIVES = {"img_align_celeba.zip": "img_align_celeba"}
+ARCHIVES = {"img_align_celeba.zip": "img_align_celeba/"}
 OBTAIN = (
     "CelebA is at https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: put the lists of Anno/ and Eval/ into a folder, "
     "with img_celeba/ (unpack img_celeba.7z.001, which joins its parts) or, for celeba_aligned, img_align_celeba.zip "
@@ -50,9 +50,7 @@ def list_split(source, split, cfg):
     """
     wild = cfg.reader == "celeba"
     pictures, landmark_list = (wanted.name for wanted in (WANTED if wild else WANTED_ALIGNED)[:2])
-    folder = source.folder(pictures[:-1])
-    if folder is None:
-        raise source.error(f"lacks {pictures}, a folder of pictures.")
+    folder = source.find(pictures, needed=True)
     there = {name[len(folder) :] for name in source.names if name.startswith(folder)}
     test = _read_table(source, TEST, 0)
     if split == "train":
@@ -92,9 +90,7 @@ def download(folder, reader):
 
 def _read_table(source, name, n):
     """{picture: its n numbers} of a list, whose first two lines may be a header: how many pictures, and the columns."""
-    path = source.find(name)
-    if path is None:
-        raise source.error(f"lacks {name}.")
+    path = source.find(name, needed=True)
     rows = {}
     for number, line in enumerate(source.read_lines(path), 1):
         picture, *fields = line.split() or [""]

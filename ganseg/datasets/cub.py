@@ -9,7 +9,7 @@ from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.source import locate
 from ganseg.errors import UserError
 
-ARCHIVES = {"CUB_200_2011.tgz": "images", "segmentations.tgz": "segmentations"}
+ARCHIVES = {"CUB_200_2011.tgz": "images/", "segmentations.tgz": "segmentations/"}
 OBTAIN = (
     "CUB-200-2011 is at https://www.vision.caltech.edu/datasets/cub_200_2011/ (pictures and lists in "
     "https://data.caltech.edu/records/65de6-vp158, masks in https://data.caltech.edu/records/w9d68-gec53): put "
@@ -33,19 +33,15 @@ def list_split(source, split, cfg):
     Returns a Listing, with landmarks and masks where the source has them.
     Raises UserError when a list is missing or malformed, or names what is not there.
     """
-    path = source.find(IMAGES)
-    if path is None:
-        raise source.error(f"lacks {IMAGES}.")
+    path = source.find(IMAGES, needed=True)
     folder, there = path.removesuffix(IMAGES) + "images/", set(source.names)
     pictures = _parse_table(source.read_lines(path), _where(source, path), "id path", int, str)
-    absent = [folder + name for name in pictures.values() if folder + name not in there]
-    _refuse(absent, pictures, f"{_where(source, path)} names pictures that are not there")
+    source.check_all_in(there, [folder + name for name in pictures.values()], f"pictures of {path}")
     ids, split_by = _list_ids(source, split, cfg.split_list, sorted(pictures))
-    annotations, masks_folder = _read_landmarks(source, ids, pictures), source.folder("segmentations")
+    annotations, masks_folder = _read_landmarks(source, ids, pictures), source.find("segmentations/")
     if masks_folder is not None:
         masks = [masks_folder + str(PurePosixPath(pictures[i]).with_suffix(".png")) for i in ids]
-        absent = [mask for mask in masks if mask not in there]
-        _refuse(absent, masks, f"{source.called}: {source.path} lacks masks of the split {split}")
+        source.check_all_in(there, masks, f"masks of the split {split}")
         annotations |= {"masks": masks, "to_labels": to_labels, "only_foreground": True}
     return Listing([folder + pictures[i] for i in ids], split_by=split_by, **annotations)
 
@@ -73,12 +69,12 @@ def _list_ids(source, split, split_list, known):
     elif official is not None:
         where, wanted = _where(source, official), {"train": 1, "test": 0}[split]
         part_of = _parse_table(source.read_lines(official), where, "id is_train", int, {"0": 0, "1": 1}.__getitem__)
-        _refuse([i for i in known if i not in part_of], known, f"{where} leaves out ids of {IMAGES}")
+        source.check_all_in(part_of, known, f"ids of {IMAGES} in {official}")
     else:
         print(f"{source.path} lacks {SPLIT}: every tenth picture by id is tested on, the others train.", flush=True)
         chosen = [i for row, i in enumerate(known) if (row % 10 == 0) == (split == "test")]
         return chosen, f"every tenth picture by id, for want of {SPLIT}"
-    _refuse(sorted(part_of.keys() - set(known)), part_of, f"{where} names ids that {IMAGES} lacks")
+    source.check_all_in(set(known), list(part_of), f"ids of {split_list or official} in {IMAGES}")
     chosen = [i for i in known if part_of.get(i) == wanted]  # a user's list may leave pictures out
     return chosen, "the user's split_list" if split_list is not None else f"the official {SPLIT}"
 
@@ -92,8 +88,8 @@ def _read_landmarks(source, ids, pictures):
     where, form = _where(source, path), "image_id part_id x y visible"
     kinds = int, int, float, float, {"0": False, "1": True}.__getitem__
     locations = _parse_table(source.read_lines(path), where, form, *kinds)
-    _refuse([i for i, _ in locations if i not in pictures], locations, f"{where} names ids that {IMAGES} lacks")
-    _refuse([part for _, part in locations if part not in names], locations, f"{where} names parts that {PARTS} lacks")
+    source.check_all_in(pictures, [i for i, _ in locations], f"ids of {path} in {IMAGES}")
+    source.check_all_in(names, [part for _, part in locations], f"parts of {path} in {PARTS}")
     landmarks = np.full((len(ids), len(names), 2), np.nan)
     row, column = ({key: n for n, key in enumerate(keys)} for keys in (ids, names))
     for (i, part), (x, y, visible) in locations.items():
@@ -122,8 +118,3 @@ def _parse_table(lines, where, form, *kinds):
 
 def _where(source, path):
     return f"{source.called}: {path} of {source.path}"
-
-
-def _refuse(wrong, of, sentence):
-    if wrong:
-        raise UserError(f"{sentence}: {len(wrong):,} of {len(of):,}, the first is {wrong[0]}.")

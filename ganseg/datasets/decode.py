@@ -1,10 +1,8 @@
 """Pictures and masks of any size and mode to squares."""
 
-import collections
 import contextlib
 import io
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -13,8 +11,9 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import joblib
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ganseg import files
 from ganseg.errors import UserError
@@ -22,7 +21,7 @@ from ganseg.errors import UserError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "DIB")  # by content; keeps EPS and its like out
 MAX_THREADS = 8  # each holds one picture at its own size
 MANY = 1000  # pictures from which on processes pay
-AHEAD = 1024  # pictures asked for at a time
+AHEAD = 8192  # pictures asked for at a time
 PROGRESS_EVERY_S = 5.0
 TRANSPOSE = Image.Transpose
 UPRIGHT = {2: TRANSPOSE.FLIP_LEFT_RIGHT, 3: TRANSPOSE.ROTATE_180, 4: TRANSPOSE.FLIP_TOP_BOTTOM,
@@ -58,11 +57,7 @@ def read_square(source, image_size, crop, upright=True):
     # JPEG decodes at 1/2, 1/4 or 1/8 where that leaves four pixels or more, each way, for one of the square.
     # A 12 megapixel photo takes an eighth of the time, and colours change by less than 1 of 255 on average.
     picture, size = _decode(source, smallest=4 * image_size, upright=upright)
-    (width, height), side = picture.size, min(picture.size)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side) if crop == "center" else None
-    square = picture.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
-    return np.asarray(square), size
+    return np.asarray(_square(picture, image_size, crop, Image.Resampling.LANCZOS)), size
 
 
 def read_labels(data, size, to_labels, image_size, crop, upright=True):
@@ -83,10 +78,12 @@ def read_labels(data, size, to_labels, image_size, crop, upright=True):
         raise ValueError(reason(error)) from error
     if mask.size != tuple(size):
         raise ValueError(f"it is {mask.size[0]} x {mask.size[1]} pixels, its picture {size[0]} x {size[1]}")
-    side, (width, height) = min(size), size
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side) if crop == "center" else None
-    return to_labels(mask, lambda image, resample: image.resize((image_size, image_size), resample, box=box))
+    return to_labels(mask, lambda image, resample: _square(image, image_size, crop, resample))
+
+
+def _square(image, image_size, crop, resample):
+    size = image_size, image_size
+    return ImageOps.fit(image, size, resample) if crop == "center" else image.resize(size, resample)
 
 
 def index_labels(mask, resize):
@@ -158,50 +155,47 @@ def reason(error):
     return files.one_line(error)
 
 
-def in_parallel(work, n, doing="read", things="pictures"):
-    """[work(0), ..., work(n - 1)], with a line every few seconds; an error stops it.
+def in_parallel(work, n, doing="read"):
+    """[work(0), ..., work(n - 1)] of n pictures, with a line every few seconds; an error stops it.
 
     It runs in processes where they can be forked and pay, because threads wait for the interpreter now and then. What
     work changes in memory is then lost, except in maps of files. What it returns is kept.
     """
     Image.init()  # in one thread: it imports Pillow's formats
-    results, waiting, start = [], collections.deque(), time.monotonic()
+    results, start = [], time.monotonic()
     printed = start
-    with warnings.catch_warnings(), _pool(work, n) as submit:
+    with warnings.catch_warnings(), _pool(work, n) as run:
         warnings.simplefilter("ignore")  # large pictures and odd EXIF are read all the same
-        for first in [*range(0, n, AHEAD), n]:  # not all at once: a million would wait as objects
-            waiting.append(submit(range(first, min(first + AHEAD, n))))
-            for result in waiting.popleft() if len(waiting) > 1 else ():
+        for first in range(0, n, AHEAD):  # not all at once: a million would wait as objects
+            for result in run(range(first, min(first + AHEAD, n))):
                 results.append(result)
                 if time.monotonic() - printed > PROGRESS_EVERY_S:
                     printed = time.monotonic()
-                    print(f"{doing} {len(results):,} of {n:,} {things} in {printed - start:.0f} s", flush=True)
+                    print(f"{doing} {len(results):,} of {n:,} pictures in {printed - start:.0f} s", flush=True)
     return results
-
-
-_work = None  # what a forked process works on: it finds it here, because functions within functions cannot be sent
-
-
-def _call_work(i):
-    return _work(i)
 
 
 @contextlib.contextmanager
 def _pool(work, n):
     """A function that starts work on a range and returns an iterator over its results, in order."""
-    global _work
-    n_workers = os.cpu_count() or 1
+    n_workers = joblib.cpu_count()  # those this process may use
     if sys.platform != "linux" or n < MANY or n_workers == 1:
         with ThreadPoolExecutor(min(MAX_THREADS, n_workers)) as pool:
             yield lambda rows: pool.map(work, rows)
         return
-    _work = work
     try:
-        ignore = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # the parent stops them
-        with ProcessPoolExecutor(n_workers, multiprocessing.get_context("fork"), **ignore) as pool:
+        with ProcessPoolExecutor(n_workers, multiprocessing.get_context("fork"), _start_worker, (work,)) as pool:
             yield lambda rows: pool.map(_call_work, rows, chunksize=16)
     except BrokenProcessPool:  # the kernel ends a process that writes a map where no room is left
         raise UserError("source: a process that read pictures was killed, for want of memory or of room on the disk "
                         "of outputs/; make room, or set GANSEG_OUTPUTS to a larger disk.") from None
-    finally:
-        _work = None
+
+
+def _start_worker(work):
+    """Keep what a forked process works on, because functions within functions cannot be sent to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops it
+    _call_work.work = work
+
+
+def _call_work(i):
+    return _call_work.work(i)

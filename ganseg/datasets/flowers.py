@@ -13,7 +13,7 @@ from scipy.io import loadmat
 from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.decode import reason
 
-ARCHIVES = {"102flowers.tgz": "jpg", "102segmentations.tgz": "segmim"}
+ARCHIVES = {"102flowers.tgz": "jpg/", "102segmentations.tgz": "segmim/"}
 OBTAIN = (
     "Flowers-102 is at https://www.robots.ox.ac.uk/~vgg/data/flowers/102/: put 102flowers.tgz, 102segmentations.tgz "
     "and setid.mat into a folder, unpacked or not"
@@ -34,9 +34,7 @@ def list_split(source, split, cfg):
 
     Returns a Listing. Raises UserError when the pictures, setid.mat or masks of test pictures are missing or damaged.
     """
-    folder, segmim = source.folder("jpg"), source.folder("segmim")
-    if folder is None:
-        raise source.error("lacks jpg/, a folder of pictures.")
+    folder, segmim = source.find("jpg/", needed=True), source.find("segmim/")
     ids, there = _read_ids(source, KEYS[split]), set(source.names)
     names = [f"{folder}image_{i:05d}.jpg" for i in ids]
     source.check_all_in(there, names, f"pictures of {KEYS[split]} in {SPLIT_FILE}")
@@ -69,9 +67,7 @@ def download(folder, reader):
 
 
 def _read_ids(source, key):
-    path = source.find(SPLIT_FILE)
-    if path is None:
-        raise source.error(f"lacks {SPLIT_FILE}.")
+    path = source.find(SPLIT_FILE, needed=True)
     try:
         splits = loadmat(io.BytesIO(source.read(path)))
         ids = splits[key].ravel().astype(np.int64).tolist() if key in splits else None

@@ -36,7 +36,7 @@ def list_split(source, split, cfg):
     """
     if source.path.is_file() and is_picture(source.path.name):
         raise source.error("is one picture; it should be a folder or zip of pictures.")
-    folder = source.folder("masks")
+    folder = source.find("masks/")
     masks = [name for name in source.names if folder and name.startswith(folder) and name.lower().endswith(".png")]
     names = [name for name in source.pictures() if not (folder and name.startswith(folder))]
     if folder and not masks:
@@ -109,35 +109,24 @@ def _read_table(source, pictures):
     if "file" not in columns or not names:
         raise source.error(f"has a {path} that lacks the column file or the columns NAME_x and NAME_y; it has "
                            f"{', '.join(columns) or 'none'}.")
-    landmarks, splits, absent = {}, {}, []
-    for row in _rows(source, path, reader):
-        listed = row["file"] or ""
-        file = next((f for f in (top + listed, listed) if f in pictures), None)
-        if file is None:
-            absent.append(listed)
-            continue
-        if file in landmarks:
-            raise source.error(f"has a {path} that names {listed} twice, the second time in line {reader.line_num}.")
-        try:
-            landmarks[file] = [float(row[f"{name}_{axis}"] or math.nan) for name in names for axis in "xy"]
-        except (TypeError, ValueError) as error:
-            raise source.error(f"has a {path} whose line {reader.line_num} cannot be read: {error}.") from None
-        if "split" in columns:
-            splits[file] = row["split"]
-            if row["split"] not in ("train", "test"):
-                raise source.error(f"has a {path} whose line {reader.line_num} has the split {row['split']!r}; allowed "
-                                   "are train and test.")
-    if absent:
-        raise source.error(f"lacks {len(absent):,} of the {len(absent) + len(landmarks):,} pictures in {path}, the "
-                           f"first is {absent[0]}.")
-    return {"names": names, "landmarks": landmarks, "split": splits}
-
-
-def _rows(source, path, reader):
+    landmarks, splits = {}, {}
     try:
-        yield from reader
-    except csv.Error as error:
+        for row in reader:
+            listed = row["file"] or ""
+            file = next((f for f in (top + listed, listed) if f in pictures), listed)
+            if file in landmarks:
+                raise source.error(f"has a {path} that names {listed} twice, the second time in line "
+                                   f"{reader.line_num}.")
+            landmarks[file] = [float(row[f"{name}_{axis}"] or math.nan) for name in names for axis in "xy"]
+            if "split" in columns:
+                splits[file] = row["split"]
+                if row["split"] not in ("train", "test"):
+                    raise source.error(f"has a {path} whose line {reader.line_num} has the split {row['split']!r}; "
+                                       "allowed are train and test.")
+    except (TypeError, ValueError, csv.Error) as error:
         raise source.error(f"has a {path} whose line {reader.line_num} cannot be read: {error}.") from None
+    source.check_all_in(pictures, list(landmarks), f"pictures of {path}")
+    return {"names": names, "landmarks": landmarks, "split": splits}
 
 
 def _eyes(names):

@@ -1,5 +1,6 @@
 """The pictures of a data set. Its reader lists them, and the cache decodes them once."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import replace
@@ -36,10 +37,10 @@ def load_pictures(cfg, split, limit=None, check_all=False):
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; allowed: {', '.join(SPLITS)}")
-    most = cfg.max_test_pictures if split == "test" else cfg.max_train_pictures
+    kind = "test" if split == "test" else "train"
     if cfg.reader == "creatures":
-        return _draw_creatures("test" if split == "test" else "train", most, limit, cfg.image_size)
-    pictures = _from_cache(cfg, "test" if split == "test" else "train", most, check_all)
+        return _draw_creatures(kind, _most(cfg, kind), limit, cfg.image_size)
+    pictures = _from_cache(cfg, kind, check_all)
     rows = _rows(len(pictures), pictures.fit if split == "fit" else pictures.train)
     return pictures.take(rows[spread_rows(len(rows), limit)])
 
@@ -72,29 +73,48 @@ def _draw_creatures(split, most, limit, image_size):
                     split_by="the seed they are drawn from")
 
 
-def _from_cache(cfg, split, most, check_all):
-    reader = READERS[cfg.reader]
-    path = locate(cfg.source, "the folder, zip or tar of the pictures with -p source, or once for all runs by: "
-                  f"ganseg prepare -p dataset {cfg.dataset} -p source PATH")
-    lists = [fingerprint(locate(cfg.split_list, "a file", "split_list"))] if cfg.split_list else []
-    key = [2, cfg.reader, fingerprint(path), lists, split, cfg.image_size, cfg.crop, most]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    root = runs.cache_folder(cfg.dataset)
-
-    def make():
-        root.mkdir(parents=True, exist_ok=True)
-        source = Source(path, archives=reader.ARCHIVES, scratch=root)
-        try:
-            check_layout(source, cfg.reader)
-            listing = reader.list_split(source, split, cfg)
+def _from_cache(cfg, split, check_all):
+    @contextlib.contextmanager
+    def listed():
+        with open_source(cfg) as source:
+            listing = READERS[cfg.reader].list_split(source, split, cfg)
             if not listing.names:
                 raise source.error(f"holds no picture of the split {split}.")
-        except BaseException:
-            source.close()
-            raise
-        return source, _limited(listing, most)
+            yield source, _limited(listing, _most(cfg, split))
 
-    return cache.open_or_build(root / f"{split}-{digest}", make, cfg.image_size, cfg.crop, check_all)
+    return cache.open_or_build(_cache_folder(cfg, split), listed, cfg.image_size, cfg.crop, check_all)
+
+
+@contextlib.contextmanager
+def open_source(cfg):
+    """The Source of a config. A tar stays unpacked until the pictures of both splits are decoded.
+
+    Raises UserError when it is not set or cannot be opened, or lacks something that nothing can do without.
+    """
+    scratch = runs.cache_folder(cfg.dataset)
+    with Source(_locate(cfg), archives=READERS[cfg.reader].ARCHIVES, scratch=scratch) as source:
+        missing = [w.name for w in wanted_files(cfg.reader) if w.required and source.find(w.name) is None]
+        if missing:
+            raise source.error(f"lacks {', '.join(missing)}; {READERS[cfg.reader].OBTAIN}.")
+        yield source
+        source.keep = not all(_cache_folder(cfg, split).exists() for split in ("train", "test"))
+
+
+def _locate(cfg):
+    return locate(cfg.source, "the folder, zip or tar of the pictures with -p source, or once for all runs by: ganseg "
+                  f"prepare -p dataset {cfg.dataset} -p source PATH ({READERS[cfg.reader].OBTAIN})")
+
+
+def _cache_folder(cfg, split):
+    """The Path of a split's cache, named after all that determines it."""
+    lists = [fingerprint(locate(cfg.split_list, "a file", "split_list"))] if cfg.split_list else []
+    key = [3, cfg.reader, fingerprint(_locate(cfg)), lists, split, cfg.image_size, cfg.crop, _most(cfg, split)]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    return runs.cache_folder(cfg.dataset) / f"{split}-{digest}"
+
+
+def _most(cfg, split):
+    return cfg.max_test_pictures if split == "test" else cfg.max_train_pictures
 
 
 def wanted_files(reader):
@@ -107,10 +127,3 @@ def published_counts(cfg):
     if cfg.reader in ("creatures", "celeba_aligned") or (cfg.reader == "cub" and not cfg.split_list):
         return {}  # CUB's published numbers are those of a list
     return READERS[cfg.reader].PUBLISHED
-
-
-def check_layout(source, reader):
-    """Raise UserError that names every required file that is missing."""
-    missing = [w.name for w in wanted_files(reader) if w.required and not source.has(w)]
-    if missing:
-        raise source.error(f"lacks {', '.join(missing)}; {READERS[reader].OBTAIN}.")

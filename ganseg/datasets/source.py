@@ -1,6 +1,8 @@
 """Files of a folder, zip or tar by their path within. They are opened with care: sources come from anywhere."""
 
+import contextlib
 import errno
+import functools
 import hashlib
 import io
 import lzma
@@ -9,11 +11,11 @@ import shutil
 import tarfile
 import tempfile
 import threading
-import weakref
 import zipfile
 import zlib
-from functools import partial
 from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
 
 from ganseg import files
 from ganseg.errors import UserError
@@ -23,7 +25,7 @@ TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 CLUTTER = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 NO_PICTURES = (f"holds no pictures; looked for {', '.join(EXTENSIONS)} in any letter case, in subfolders too, hidden "
                "files left out.")
-MAX_BYTES = 2**30  # of one unpacked file: a zip can hold terabytes of zeros
+MAX_BYTES = 2**30  # of one unpacked file: an archive can hold terabytes of zeros
 
 
 def locate(path, wanted, called="source"):
@@ -52,45 +54,36 @@ def fingerprint(path):
     return digest.hexdigest()
 
 
-class Source:
-    """A folder, zip, tar or single picture, as files by name. A tar is unpacked until the context ends.
+class Source(contextlib.AbstractContextManager):
+    """A folder, zip, tar or single picture, as files by name.
 
     path      of the source
     called    the parameter, for messages
-    archives  {name: folder}: archives inside a folder, whose content counts as lying beside them, and the folder that
+    archives  {name: folder}: archives inside a folder, whose content counts as lying beside them, and the folder/ that
               each unpacks to. Where that is there already, the archive is left alone.
     scratch   where tars are unpacked; None: the system's folder for temporary files
+    keep      set within the context, it leaves the unpacked tars to the next Source of the same scratch. Only one at a
+              time has unpacked tars there, others wait.
     Raises UserError when it is missing, damaged, unsafe or of another kind.
     """
 
     def __init__(self, path, called="source", archives=None, scratch=None):
-        self.path, self.called, self._scratch = Path(path), called, scratch
-        self._mounts, self._temporary = [], []
+        self.path, self.called, self.keep = Path(path), called, False
+        self._scratch, self._stack, self._files = scratch, contextlib.ExitStack(), {}
         try:
-            if self.path.is_dir():
-                self._mounts.append(_Folder(self.path))
-                self.names = self._mounts[0].names
-                for name in self._mounts[0].names if archives else []:
-                    inside = archives.get(PurePosixPath(name).name)
-                    if inside and self.folder(inside) is None:
-                        self._mount(self.path / name, str(PurePosixPath(name).parent))
-            else:
-                self._mount(self.path, ".")
+            self._mount(self.path)
+            self.names = sorted(self._files)
+            for name in self.names if archives and self.path.is_dir() else []:
+                inside = archives.get(PurePosixPath(name).name)
+                if inside and self.find(inside) is None:
+                    self._mount(self.path / name, name[: name.rfind("/") + 1])
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
-        names = {name for mount in self._mounts for name in mount.names}
-        self.names = sorted(name for name in names if not _is_clutter(name))
-        self._finalizer = weakref.finalize(self, _remove, self._temporary)  # where nobody closes it
-
-    def __enter__(self):
-        return self
+        self.names = sorted(self._files)
 
     def __exit__(self, *error):
-        self.close()
-
-    def close(self):
-        _remove(self._temporary)
+        self._stack.close()
 
     def read(self, name):
         """The bytes of a file. Raises OSError, ValueError or whatever a damaged archive leads to."""
@@ -99,8 +92,8 @@ class Source:
 
     def open(self, name):
         """A file opened for reading bytes. In a folder, what is not read stays on the disk."""
-        mount = next(mount for mount in self._mounts if name in mount)
-        return mount.open(name)
+        opened, inside = self._files[name]
+        return opened(inside)
 
     def read_lines(self, name):
         """A text file's lines, without a byte order mark. Raises UserError when it is damaged."""
@@ -109,20 +102,19 @@ class Source:
         except Exception as error:  # a damaged zip member raises nearly anything
             raise self.error(f"has a {name} that cannot be read: {files.one_line(error)}.") from None
 
-    def find(self, ending):
-        """The file whose path is or ends in /`ending`, the one nearest the top; None where there is none."""
-        matches = [name for name in self.names if name == ending or name.endswith("/" + ending)]
-        return min(matches, key=lambda name: (name.count("/"), name), default=None)
+    def find(self, name, needed=False):
+        """The path nearest the top of a file, or where `name` ends in / of a folder, which ends in / too.
 
-    def folder(self, name):
-        """The path, with /, of the folder `name/` nearest the top; None where there is none or it is empty."""
-        matches = {f[: ("/" + f).index(f"/{name}/") + len(name) + 1] for f in self.names if f"/{name}/" in "/" + f}
-        return min(matches, key=lambda f: (f.count("/"), f), default=None)
-
-    def has(self, wanted):
-        """Whether a base.Wanted is there."""
-        name = wanted.name
-        return (self.folder(name[:-1]) if name.endswith("/") else self.find(name)) is not None
+        Where there is none, or an empty folder: None, or a UserError if it is needed.
+        """
+        wanted = "/" + name
+        if name.endswith("/"):
+            matches = {f[: ("/" + f).index(wanted) + len(name)] for f in self.names if wanted in "/" + f}
+        else:
+            matches = {f for f in self.names if ("/" + f).endswith(wanted)}
+        if needed and not matches:
+            raise self.error(f"lacks {name}.")
+        return min(matches, key=lambda path: (path.count("/"), path), default=None)
 
     def pictures(self):
         """The names that are pictures by their ending."""
@@ -138,16 +130,17 @@ class Source:
         if absent:
             raise self.error(f"lacks {len(absent):,} of {len(names):,} {what}, the first is {absent[0]}.")
 
-    def _mount(self, path, prefix):
-        if path.is_file() and path.name.lower().endswith(TAR):
-            folder = Path(tempfile.mkdtemp(prefix="unpacked-", dir=self._scratch))
-            self._temporary.append(folder)
-            _unpack(path, folder, self.called)
-            self._mounts.append(_Folder(folder, prefix))
+    def _mount(self, path, prefix=""):
+        """Add the files of a folder, archive or picture; those that are there already stay."""
+        if path.is_dir():
+            names, opened = [name for name, _ in _walk(path)], lambda name: open(path / name, "rb")
+        elif path.is_file() and path.name.lower().endswith(TAR):
+            return self._mount(self._unpacked(path), prefix)
         elif path.is_file() and is_picture(path.name):
-            self._mounts.append(_File(path))
+            names, opened = [path.name], lambda name: open(path, "rb")
         elif path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)):
-            self._mounts.append(_Zip(path, prefix, self.called))
+            archive = _Zip(path, self.called)
+            names, opened = archive.members, archive.open
         elif ".7z" in path.suffixes and path.is_file():
             raise UserError(f"{self.called}: {path} is a 7z archive: unpack it first (7z x {path.name}) and name the "
                             "folder.")
@@ -156,51 +149,48 @@ class Source:
                             f"({', '.join(EXTENSIONS)}).")
         else:
             raise UserError(f"{self.called}: there is no {path.absolute()}.")
+        for name in names:
+            if not _is_clutter(prefix + name):
+                self._files.setdefault(prefix + name, (opened, name))
 
+    def _unpacked(self, path):
+        """The folder of a tar's files, unpacked where an earlier Source has not left them."""
+        folder = self._shelf / f"unpacked-{fingerprint(path)[:16]}"
+        if not folder.exists():
+            with files.whole_folder(folder) as partial:
+                _unpack(path, partial, self.called)
+        return folder
 
-class _Folder:
-    def __init__(self, root, prefix="."):
-        self.root, self.prefix = root, "" if prefix == "." else prefix + "/"
-        self.names = [self.prefix + name for name, _ in _walk(root)]
+    @functools.cached_property
+    def _shelf(self):
+        """The folder for unpacked tars. While this Source is open, no other process adds or removes any."""
+        if self._scratch is None:
+            return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ganseg-")))
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._stack.enter_context(FileLock(self._scratch / "unpacked.lock"))
+        self._stack.callback(self._remove_unpacked)
+        return self._scratch
 
-    def __contains__(self, name):
-        return name.startswith(self.prefix) and (self.root / name[len(self.prefix):]).is_file()
-
-    def open(self, name):
-        return open(self.root / name[len(self.prefix):], "rb")
-
-
-class _File:
-    def __init__(self, path):
-        self.path, self.names = path, [path.name]
-
-    def __contains__(self, name):
-        return name == self.path.name
-
-    def open(self, name):
-        return open(self.path, "rb")
+    def _remove_unpacked(self):
+        """Remove all unpacked tars, those of a process that was killed too."""
+        for folder in [] if self.keep else self._scratch.glob("unpacked-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Zip:
-    def __init__(self, path, prefix, called):
+    def __init__(self, path, called):
         try:
             self.archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
             raise UserError(f"{called}: {path} cannot be opened as a zip: {files.one_line(error)}; it may be damaged or"
                             " incomplete, copy or download it again.") from None
         self.path, self.lock, self.pid = path, threading.Lock(), os.getpid()  # one handle for all threads
-        self.members = {}
-        for member in self.archive.infolist():
-            name = member.filename.replace("\\", "/")
+        infos = [info for info in self.archive.infolist() if not info.is_dir()]
+        self.members = {info.filename.replace("\\", "/"): info for info in infos}
+        for name in self.members:
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise UserError(f"{called}: {path} holds {name!r}, a path that leads out of the archive; such an "
                                 "archive is not opened.")
-            if not member.is_dir():
-                self.members[str(PurePosixPath(prefix, name))] = member
-        self.names = list(self.members)
-
-    def __contains__(self, name):
-        return name in self.members
 
     def open(self, name):
         if self.members[name].file_size > MAX_BYTES:
@@ -212,23 +202,39 @@ class _Zip:
 
 
 def _unpack(path, folder, called):
+    def checked(member, folder):
+        if member.size > MAX_BYTES:
+            print(f"{path} holds {printable(member.name)}: {member.size:,} bytes are too many for one picture, and it "
+                  "is left out.", flush=True)
+            return None
+        return tarfile.data_filter(member, folder)  # refuses paths and links that lead outside, and devices
+
     try:
         with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")  # refuses paths and links that lead outside, and devices
+            archive.extractall(folder, filter=checked)
     except tarfile.FilterError as error:
         raise UserError(f"{called}: {path} holds {error.tarinfo.name!r}, which leads out of the archive or is no "
                         "file; such an archive is not opened.") from None
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+    except (tarfile.TarError, EOFError, KeyError, zlib.error, lzma.LZMAError, OSError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
+            larger = "TMPDIR" if folder.is_relative_to(tempfile.gettempdir()) else "GANSEG_OUTPUTS"
             raise UserError(f"{called}: {path} cannot be unpacked into {folder.parent}, where no room is left; set "
-                            "GANSEG_OUTPUTS to a larger disk.") from None
+                            f"{larger} to a folder on a larger disk.") from None
         raise UserError(f"{called}: {path} cannot be unpacked: {files.one_line(error)}; it may be damaged or "
                         "incomplete, copy or download it again.") from None
 
 
-def _walk(root, prefix="", seen=frozenset()):
-    """(name, stat) of all files below a folder but clutter, sorted. Links are followed, but not in a circle."""
+def _walk(root, prefix="", seen=None):
+    """(name, stat) of all files below a folder but clutter, sorted. Links are followed, but not in a circle.
+
+    Where runs are kept nothing is read, for their pictures are no photos, unless the folder itself lies in there.
+    """
     here = os.path.realpath(root)
+    if seen is None:
+        outputs = os.path.realpath(files.outputs_root())
+        if here == outputs:
+            raise UserError(f"source: {root} is the folder of all runs; name a folder of pictures.")
+        seen = frozenset() if here.startswith(outputs + os.sep) else frozenset({outputs})
     if here in seen:
         return
     try:
@@ -241,11 +247,6 @@ def _walk(root, prefix="", seen=frozenset()):
             yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {here})
         elif entry.is_file():
             yield prefix + entry.name, entry.stat()
-
-
-def _remove(folders):
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_picture(name):
@@ -271,4 +272,4 @@ def list_pictures(path, called="source"):
     names = source.pictures()
     if not names:
         raise source.error(NO_PICTURES)
-    return [(printable(name), partial(source.read, name)) for name in names]
+    return [(printable(name), functools.partial(source.read, name)) for name in names]

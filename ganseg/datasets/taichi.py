@@ -19,13 +19,13 @@ OBTAIN = (
     "use it: put its train/, eval_images/, taichi_train_gt.pkl, taichi_test_gt.pkl and taichi-test-masks/ into a folder"
 )
 TABLES = {"train": "taichi_train_gt.pkl", "test": "taichi_test_gt.pkl"}
-MASKS = "taichi-test-masks"
+MASKS = "taichi-test-masks/"
 WANTED = [
     Wanted("train/", "anything: the pictures to train on"),
     Wanted("eval_images/", "all metrics: the pictures to fit and to test on"),
     Wanted(TABLES["train"], "the regression of taichi_mae"),
     Wanted(TABLES["test"], "the test split"),
-    Wanted(f"{MASKS}/", "foreground_iou", required=False),
+    Wanted(MASKS, "foreground_iou", required=False),
 ]
 PUBLISHED = {}
 N_JOINTS = 18
@@ -60,9 +60,7 @@ def list_split(source, split, cfg):
 
     Returns a Listing. Raises UserError when a file is missing, malformed or unsafe, or names frames that are not there.
     """
-    evaluation, masks_folder, pictures = source.folder("eval_images"), source.folder(MASKS), source.pictures()
-    if evaluation is None:
-        raise source.error("lacks eval_images/, a folder of pictures.")
+    evaluation, masks_folder, pictures = source.find("eval_images/", needed=True), source.find(MASKS), source.pictures()
     beside = evaluation.removesuffix("eval_images/") + "train/"  # eval_images/ may hold another train/
     shown = [name for name in pictures if name.startswith(beside)]
     if not shown:
@@ -96,9 +94,7 @@ def to_labels(mask, resize):
 
 def _read_table(source, table):
     """File names and landmarks (N, 18, 2) of a pickled table, NaN where missing."""
-    path = source.find(table)
-    if path is None:
-        raise source.error(f"lacks {table}.")
+    path = source.find(table, needed=True)
     columns = _unpickle(source, path)
     if not {"file_name", "value"} <= columns.keys():
         raise source.error(f"has the columns {', '.join(columns)} in {path}; it should have file_name and value.")
@@ -150,8 +146,8 @@ def _find_pictures(source, names, what, folder, prefix=""):
             for ending in _endings(picture):
                 known.setdefault(ending, []).append(picture)
     found = [next((known[e] for e in _endings(prefix + name) if e in known), []) for name in names]
-    if absent := [name for name, hits in zip(names, found, strict=True) if not hits]:
-        raise source.error(f"lacks {len(absent):,} of {len(names):,} {what} in {folder}, the first is {absent[0]}.")
+    there = {name for name, hits in zip(names, found, strict=True) if hits}
+    source.check_all_in(there, names, f"{what} in {folder}")
     names_of = {}
     for name, hits in zip(names, found, strict=True):
         if len(hits) > 1:

@@ -84,19 +84,32 @@ def flip_the_last_byte(path):
     path.write_bytes(data)
 
 
+def another_shape(path):
+    path.write_bytes(path.read_bytes().replace(b"(12, 3,", b"(10, 3,", 1))
+
+
 def flip_an_early_byte(path):
     data = bytearray(path.read_bytes())
     data[25] ^= 255
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["images.npy", "names.npy", "crc.npy", "index.json"])
-@pytest.mark.parametrize("damage", [truncate, flip_the_last_byte, flip_an_early_byte, os.remove])
+def flip_a_byte_in_the_middle(path):
+    data = bytearray(path.read_bytes())
+    data[data.index("03.png".encode("utf-32-le")) if path.suffix == ".npz" else len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("name", "damage"), [
+    ("images.npy", truncate), ("images.npy", flip_the_last_byte), ("images.npy", flip_an_early_byte),
+    ("images.npy", os.remove), ("images.npy", another_shape), ("images.npy", flip_a_byte_in_the_middle),
+    ("index.npz", truncate), ("index.npz", flip_a_byte_in_the_middle), ("index.npz", os.remove),
+])
 def test_a_damaged_cache_is_noticed_and_built_again(photos, built, name, damage, capsys):
     load_pictures(photos, "train")
     damage(folders()[0] / name)
     assert values(load_pictures(photos, "train")) == list(range(12)) and len(built) == 2
-    assert ("is damaged" in capsys.readouterr().out) == ((name, damage) != ("index.json", os.remove))
+    assert ("is damaged" in capsys.readouterr().out) == ((name, damage) != ("index.npz", os.remove))
     load_pictures(photos, "train")
     assert len(built) == 2
 
@@ -216,12 +229,10 @@ def test_a_million_pictures_open_at_once(tmp_path):
     n, S = 1_000_000, 32
     images = np.lib.format.open_memmap(tmp_path / "images.npy", mode="w+", dtype=np.uint8, shape=(n, 3, S, S))
     crc = cache.zlib.crc32(images[0])
-    np.save(tmp_path / "crc.npy", np.full(n, crc, np.uint32))
-    np.save(tmp_path / "names.npy", np.char.mod("folder/%07d.jpg", np.arange(n)))
-    files = {name: ((path := tmp_path / name).stat().st_size, name != "images.npy" and cache._crc_of_file(path) or None)
-             for name in ("images.npy", "crc.npy", "names.npy")}
-    text = json.dumps({"files": files, "skipped": [], **dict.fromkeys(cache.FACTS)})
-    (tmp_path / "index.json").write_text(f"{cache.zlib.crc32(text.encode())}\n{text}")
+    names = np.char.mod("folder/%07d.jpg", np.arange(n))
+    facts = json.dumps({"maps": ["images"], "skipped": [], **dict.fromkeys(cache.FACTS)})
+    np.savez(tmp_path / "index.npz", crc=np.full(n, crc, np.uint32), names=names, facts=facts)
+    del names
     memory, start = psutil.Process().memory_info().rss, time.process_time()
     pictures = cache.open_cache(tmp_path)
     assert len(pictures) == n and pictures.names[-1] == "folder/0999999.jpg"
@@ -245,15 +256,23 @@ def test_many_pictures_are_decoded_in_processes_to_the_same_rows(as_zip, tmp_pat
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "processes"))
     monkeypatch.setattr(decode, "MANY", 10)
     monkeypatch.setattr(decode, "AHEAD", 16)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(decode.joblib, "cpu_count", lambda: 2)
     in_processes = load_pictures(cfg, "train")
     assert torch.equal(in_threads.images, in_processes.images) and len(in_processes) == 39
     assert list(in_threads.names) == list(in_processes.names) and in_processes.skipped == in_threads.skipped
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there pictures are decoded in processes")
+def test_no_more_processes_decode_than_cores_are_allotted(monkeypatch):
+    monkeypatch.setattr(decode, "MANY", 10)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # as joblib counts cores, whatever the machine has
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert set(decode.in_parallel(lambda i: os.getpid(), 40)) == {os.getpid()}
+
+
 def test_an_error_in_a_process_reaches_the_user(monkeypatch):
     monkeypatch.setattr(decode, "MANY", 10)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(decode.joblib, "cpu_count", lambda: 2)
 
     def work(i):
         if i == 30:
@@ -269,6 +288,6 @@ def test_an_error_in_a_process_reaches_the_user(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="only there pictures are decoded in processes")
 def test_a_process_that_is_killed_is_a_sentence(monkeypatch):
     monkeypatch.setattr(decode, "MANY", 10)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(decode.joblib, "cpu_count", lambda: 2)
     with pytest.raises(UserError, match="was killed, for want of memory or of room"):
         decode.in_parallel(lambda i: os.kill(os.getpid(), signal.SIGKILL), 40)

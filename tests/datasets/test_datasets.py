@@ -1,10 +1,13 @@
 """The readers, on small pictures made here."""
 
+import errno
+import gc
 import io
 import os
 import shutil
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ganseg import config, runs
+from ganseg import config, prepare, runs
 from ganseg.datasets import decode
 from ganseg.datasets import source as files
 from ganseg.datasets.loading import load_pictures
@@ -419,7 +422,7 @@ def test_landmarks_stay_with_their_pictures_when_one_is_unreadable(tmp_path):
 
 
 @pytest.mark.parametrize(("lines", "names", "message"), [
-    (FACES, "AB", r"lacks 1 of the 3 pictures in landmarks\.csv, the first is images/C\.jpg"),
+    (FACES, "AB", r"lacks 1 of 3 pictures of landmarks\.csv, the first is images/C\.jpg"),
     (["file,nose_x", "images/A.jpg,1"], "ABC", r"landmarks\.csv that lacks the column file or the columns NAME_x"),
     ([], "ABC", "lacks the column file or .*; it has none"),
     ([HEADER, FACES[1].replace("train", "val")], "ABC", "line 2 has the split 'val'; allowed are train and test"),
@@ -538,7 +541,8 @@ def test_a_tar_is_read_like_its_folder_and_a_cut_one_is_refused(photos, tmp_path
         archive.add(photos, "photos")
     pictures = load_pictures(cfg(source=tmp_path / "photos.tgz"), "train")
     assert len(pictures) == 7 and torch.equal(pictures.images, load_pictures(cfg(source=photos), "train").images)
-    assert not list(runs.cache_folder("folder").glob("unpacked-*"))
+    test = load_pictures(cfg(source=tmp_path / "photos.tgz"), "test")
+    assert list(test.names) == list(pictures.names) and not list(runs.cache_folder("folder").glob("unpacked-*"))
     data = (tmp_path / "photos.tgz").read_bytes()
     (tmp_path / "cut.tgz").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"cut.tgz cannot be unpacked: .*damaged or incomplete"):
@@ -546,6 +550,91 @@ def test_a_tar_is_read_like_its_folder_and_a_cut_one_is_refused(photos, tmp_path
     (tmp_path / "img_celeba.7z.001").write_bytes(b"7z")
     with pytest.raises(UserError, match="7z archive: unpack it first"):
         load_pictures(cfg(source=tmp_path / "img_celeba.7z.001"), "train")
+
+
+def tarred(root, path):
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(root, "photos")
+    return path
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The tars that are opened, as a list that grows."""
+    names, really = [], tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda path, *args, **options: (names.append(Path(path).name),
+                                                                         really(path, *args, **options))[1])
+    return names
+
+
+def test_prepare_unpacks_a_tar_once_beside_the_cache_and_leaves_nothing(photos, tmp_path, opened, monkeypatch):
+    source = tarred(photos, tmp_path / "photos.tgz")
+    opened.clear()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    run, root = runs.open_run("folder", "look", source=str(source), image_size=32), runs.cache_folder("folder")
+    assert len(prepare.list_layout(run.cfg)) == 2 and len(list(root.glob("unpacked-*"))) == 1
+    assert len(prepare.build_cache(run)["train"]) == 7
+    assert opened == ["photos.tgz"] and not list(root.glob("unpacked-*"))
+    prepare.list_layout(run.cfg)  # all is decoded, so that nobody else needs it
+    load_pictures(run.cfg.model_copy(update={"max_train_pictures": 3}), "train")
+    assert not list(root.glob("unpacked-*"))
+
+
+def test_what_a_killed_build_left_of_a_tar_is_removed_by_the_next(photos, tmp_path):
+    root = runs.cache_folder("folder")
+    for name in ("unpacked-0123", "unpacked-4567.partial"):
+        (root / name).mkdir(parents=True)
+        (root / name / "a.png").write_bytes(b"")
+    source = tarred(photos, tmp_path / "photos.tgz")
+    assert all(len(load_pictures(cfg(source=source), split)) == 7 for split in ("train", "test"))
+    assert not list(root.glob("unpacked-*"))
+
+
+def test_a_file_of_a_tar_that_is_too_large_is_left_out_and_named(photos, tmp_path, monkeypatch, capsys):
+    (photos / "zeros.png").write_bytes(bytes(2**20))
+    monkeypatch.setattr(files, "MAX_BYTES", 2**20 - 1)
+    pictures = load_pictures(cfg(source=tarred(photos, tmp_path / "photos.tgz")), "train")
+    assert len(pictures) == 7 and pictures.skipped == []
+    assert "photos.tgz holds photos/zeros.png: 1,048,576 bytes are too many" in capsys.readouterr().out
+
+
+def test_pictures_to_detect_in_are_unpacked_into_a_temporary_folder(photos, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    listing = files.list_pictures(tarred(photos, tmp_path / "photos.tgz"))
+    assert len(listing) == 7 and near(np.asarray(decode.open_upright(listing[0][1]()))[12, 7], (0, 0, 0), 5)
+    assert len(list((tmp_path / "temporary").iterdir())) == 1
+    del listing
+    gc.collect()
+    assert not list((tmp_path / "temporary").iterdir())
+    monkeypatch.setattr(tarfile.TarFile, "extractall", no_room)
+    with pytest.raises(UserError, match="where no room is left; set TMPDIR to a folder on a larger disk"):
+        files.list_pictures(tmp_path / "photos.tgz")
+    with pytest.raises(UserError, match="where no room is left; set GANSEG_OUTPUTS to a folder on a larger disk"):
+        load_pictures(cfg(source=tmp_path / "photos.tgz"), "train")
+
+
+def no_room(*args, **options):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# --- outputs inside the source ---
+
+
+def test_outputs_inside_the_source_are_never_read(photos, monkeypatch):
+    before = files.fingerprint(photos)
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(photos / "sub" / "outputs"))
+    first = load_pictures(cfg(source=photos), "train")
+    samples = photos / "sub" / "outputs" / "folder" / "first" / "samples"
+    samples.mkdir(parents=True)
+    (samples / "00000001.png").write_bytes(encoded(halves()))
+    os.symlink(samples.parent.parent.parent, photos / "link")
+    assert list(load_pictures(cfg(source=photos), "train").names) == list(first.names) and len(first) == 7
+    assert files.fingerprint(photos) == before
+    assert len(list(runs.cache_folder("folder").glob("train-*[!k]"))) == 1  # one cache, with its lock
+    with pytest.raises(UserError, match="outputs is the folder of all runs; name a folder of pictures"):
+        load_pictures(cfg(source=photos / "sub" / "outputs"), "train")
+    assert len(load_pictures(cfg(source=samples), "train")) == 1  # a folder that was named itself
 
 
 # --- creatures and parameters ---

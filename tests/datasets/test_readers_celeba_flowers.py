@@ -424,7 +424,7 @@ def test_a_setid_without_a_split_is_named(garden):
 def test_all_that_is_wanted_is_found_in_a_whole_set(tmp_path, write, wanted):
     write(tmp_path)
     with Source(tmp_path, archives=celeba.ARCHIVES) as source:
-        assert all(map(source.has, wanted))
+        assert all(source.find(w.name) for w in wanted)
 
 
 def test_parameters_of_celeba_are_the_defaults_and_of_flowers_the_papers():

@@ -245,13 +245,13 @@ def test_cub_says_that_images_txt_is_missing(birds):
 def test_cub_says_which_listed_pictures_are_not_there(birds):
     for i in (5, 7):
         (birds / f"images/002.Some_bird/Some_Bird_{i:04d}_{100 + i}.jpg").unlink()
-    assert refusal(cub, birds, "test") == (f"source: images.txt of {birds} names pictures that are not there: 2 of 12, "
-                                           "the first is images/002.Some_bird/Some_Bird_0005_105.jpg.")
+    assert refusal(cub, birds, "test") == (f"source: {birds} lacks 2 of 12 pictures of images.txt, the first is "
+                                           "images/002.Some_bird/Some_Bird_0005_105.jpg.")
 
 
 def test_cub_says_which_masks_are_not_there(birds):
     (birds / "segmentations/001.Some_bird/Some_Bird_0006_106.png").unlink()
-    assert refusal(cub, birds, "test") == (f"source: {birds} lacks masks of the split test: 1 of 3, the first is "
+    assert refusal(cub, birds, "test") == (f"source: {birds} lacks 1 of 3 masks of the split test, the first is "
                                            "segmentations/001.Some_bird/Some_Bird_0006_106.png.")
 
 
@@ -260,30 +260,29 @@ def test_cub_says_which_masks_are_not_there(birds):
     ("images.txt", "2 001.S", "x 001.S", "line 2: 'x 001.Some_bird/Some_Bird_0002_102.jpg' is not 'id path'"),
     ("images.txt", "2 001.S", "1 001.S", "line 2: '1 001.Some_bird/Some_Bird_0002_102.jpg' has the id of an earlier"),
     ("train_test_split.txt", "4 1", "4 2", "line 4: '4 2' is not 'id is_train'"),
-    ("train_test_split.txt", "12 1\n", "", "leaves out ids of images.txt: 1 of 12, the first is 12."),
-    ("train_test_split.txt", "12 1\n", "12 1\n13 1\n", "names ids that images.txt lacks: 1 of 13, the first is 13."),
-    ("parts/parts.txt", "15 throat\n", "", "names parts that parts/parts.txt lacks: 12 of 180, the first is 15."),
+    ("train_test_split.txt", "12 1\n", "", "lacks 1 of 12 ids of images.txt in train_test_split.txt, the first is 12."),
+    ("train_test_split.txt", "12 1\n", "12 1\n13 1\n", "lacks 1 of 13 ids of train_test_split.txt in images.txt, the"),
+    ("parts/parts.txt", "15 throat\n", "", "lacks 12 of 180 parts of parts/part_locs.txt in parts/parts.txt, the"),
     ("parts/part_locs.txt", "3 2 7.0 21.5 1", "3 2 7.0 x 1", "line 32: '3 2 7.0 x 1' is not 'image_id part_id"),
     ("parts/part_locs.txt", "3 2 7.0 21.5 1", "3 2 7.0 1", "line 32: '3 2 7.0 1' is not 'image_id part_id"),
-    ("parts/part_locs.txt", "3 2 7.0 21.5 1", "33 2 7 2 1", "names ids that images.txt lacks: 1 of 180, the first is"),
+    ("parts/part_locs.txt", "3 2 7.0 21.5 1", "33 2 7 2 1", "lacks 1 of 180 ids of parts/part_locs.txt in images.txt"),
 ])  # fmt: skip
 def test_cub_says_what_is_wrong_with_which_list(birds, name, old, new, sentence):
     replace(birds / name, old, new)
     found = refusal(cub, birds)
-    named = "parts/part_locs.txt" if name == "parts/parts.txt" else name
-    assert found.startswith(f"source: {named} of {birds}") and sentence in found
+    assert found.startswith((f"source: {name} of {birds}", f"source: {birds} lacks")) and sentence in found
 
 
 @pytest.mark.parametrize(("text", "sentence"), [
     (None, "split_list: there is no {}"),
     ("1 0\n2 3\n", "split_list: {}, line 2: '2 3' is not 'id split'."),
-    ("1 0\n13 0\n14 2\n", "split_list: {} names ids that images.txt lacks: 2 of 3, the first is 13."),
+    ("1 0\n13 0\n14 2\n", "source: {birds} lacks 2 of 3 ids of {} in images.txt, the first is 13."),
 ])  # fmt: skip
 def test_mistakes_in_a_users_split_list_are_named(birds, tmp_path, text, sentence):
     path = tmp_path / "mine.txt"
     if text is not None:
         path.write_text(text)
-    assert refusal(cub, birds, split_list=path).startswith(sentence.format(path))
+    assert refusal(cub, birds, split_list=path).startswith(sentence.format(path, birds=birds))
 
 
 def test_a_folder_is_no_split_list(birds):
