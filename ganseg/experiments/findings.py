@@ -63,22 +63,31 @@ def checked_claims(sweep, wanted, base, done):
         run = here.keys() & (there.keys() if finding.than else here.keys())
         seeds = sorted(run - short)
         line = {"claim": finding.claim, "seeds": len(seeds)}
-        if not seeds:
-            why = f"undertrained: {name} of the data set's own configuration below {enough}" if run else "not run"
-            said.append({**line, "result": why})
-            continue
-        if finding.than is None:
-            yes = [bool(here[seed]["collapse"]) for seed in seeds]
-            line["numbers"] = f"collapse {', '.join(str(int(value)) for value in yes)}"
+        if not run:
+            line["result"] = "not run"
+        elif not seeds:
+            line["result"] = f"undertrained: {name} of the data set's own configuration below {enough}"
         else:
-            metric, more = next((m, more) for m, more in COMPARED.items() if m in here[seeds[0]])
-            pairs = [(here[seed][metric], there[seed][metric]) for seed in seeds]
-            yes = [a < b if more else a > b for a, b in pairs]
-            line["numbers"] = f"{metric} " + ", ".join(f"{a:.3f} against {b:.3f}" for a, b in pairs)
-        result = "reproduced" if all(yes) else "not reproduced" if not any(yes) else "mixed"
-        left_out = "".join(f", seed {seed} undertrained" for seed in sorted(run & short))
-        said.append({**line, "result": f"{result} ({sum(yes)} of {len(yes)} seeds{left_out})"})
+            yes, line["numbers"] = _compared([(here[seed], there.get(seed)) for seed in seeds])
+            result = "reproduced" if all(yes) else "not reproduced" if not any(yes) else "mixed"
+            left_out = "".join(f", seed {seed} undertrained" for seed in sorted(run & short))
+            line["result"] = f"{result} ({sum(yes)} of {len(yes)} seeds{left_out})" if yes else "not measured"
+        said.append(line)
     return pd.DataFrame(said, columns=["claim", "result", "seeds", "numbers"])
+
+
+def _compared(pairs):
+    """Whether the first of two records (the second None: whether it collapsed) is worse, for each pair, and a text.
+
+    Nothing where the data set has no metric to compare by.
+    """
+    if pairs[0][1] is None:
+        yes = [bool(record["collapse"]) for record, _ in pairs if "collapse" in record]
+        return yes, f"collapse {', '.join(str(int(value)) for value in yes)}" if yes else ""
+    metric = next((name for name in COMPARED if all(name in record for pair in pairs for record in pair)), None)
+    values = [(a[metric], b[metric]) for a, b in pairs] if metric else []
+    text = f"{metric} " + ", ".join(f"{a:.3f} against {b:.3f}" for a, b in values) if metric else ""
+    return [a < b if COMPARED[metric] else a > b for a, b in values], text
 
 
 def _by_seed(wanted, setting, done):

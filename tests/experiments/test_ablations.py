@@ -148,6 +148,14 @@ def test_findings_compare_seed_by_seed_and_claim_nothing_undertrained():
     assert all("undertrained" in result for result in findings.checked_claims(sweep, wanted, base, short).result)
 
 
+def test_claims_on_a_data_set_without_a_metric_for_them_are_not_measured():
+    sweep = trials.load_sweep("n_per")
+    wanted = trials.make_trials(sweep, "folder", "a", [0])
+    done = {trial.name: {"mask_entropy": 0.1} for trial in wanted}
+    found = findings.checked_claims(sweep, wanted, trials.base_trials(sweep, "folder", "a", [0]), done)
+    assert list(found.result) == ["not measured"] * 3 and list(found.numbers) == [""] * 3
+
+
 def test_a_trial_that_fails_is_marked_and_not_finished(outputs):
     (trial,) = trials.make_trials(trials.Sweep(grid={"n_per": [3]}), "folder", "a", [0])  # no source
     reason = ablations.run_trial("folder", trial, str(outputs), 1)
