@@ -17,8 +17,10 @@ from ganseg.model.generator import Generator
 from ganseg.model.segmenter import DeepLab
 
 BATCHNORM_EPS = 1e-5
-# What the released parameters say of the training
-TRAINED_WITH = ("lambda_con", "lambda_area", "area_target", "batch_size", "lr_generator", "lr_discriminator")
+# Our field -> that of parameters.json, where the values are the same
+SAME = {"image_size": "image_size", "n_parts": "n_keypoints", "n_per": "n_per_kp", "embedding_dim": "n_embedding",
+        "z_dim": "z_dim", "lambda_con": "con_penalty_coef", "lambda_area": "area_penalty_coef",
+        "batch_size": "batch_size", "lr_generator": "lr_gen", "lr_discriminator": "lr_disc"}
 
 # Released name -> ours, applied in this order.
 GENERATOR_NAMES = [
@@ -30,6 +32,7 @@ GENERATOR_NAMES = [
     (r"^mask_start\.pe\.", "mask_start.conv."),
     (r"^x_start\.pe\.", "foreground_start.conv."),
     (r"^bg_start\.pe\.", "background_start.conv."),
+    (r"^adain_blocks\.(\d+)\.spade1\.conv\.", r"background_blocks.\1.hidden."),  # before those of other convolutions
     (r"^mask_spade_blocks\.", "mask_blocks."),
     (r"^spade_blocks\.", "foreground_blocks."),
     (r"^adain_blocks\.(\d+)\.spade1\.", r"background_blocks.\1."),
@@ -58,10 +61,14 @@ def load_generator(checkpoint, parameters=None, *, training=False):
     Raises UserError when a file is missing, damaged or of another shape.
     """
     state, parameters, source = _read(checkpoint, parameters, "generator")
-    cfg = _config(state, parameters)
-    state = {key: value for key, value in state.items() if key != "init_extend_coord"}
-    state = {_rename_generator(key): value for key, value in state.items()}
-    return checkpoints.load_weights(Generator(cfg), _convert(state, len(cfg.resolutions), training), source)
+    state.pop("init_extend_coord", None)
+    plain = _plain(parameters)
+    try:
+        cfg = config.check({**plain, **_lists(state, plain["resolutions"])})
+        state = _convert(_renamed(state, GENERATOR_NAMES), len(cfg.resolutions), training)
+    except KeyError as error:
+        raise UserError(f"{source}: its generator has no weight {error}.") from None
+    return checkpoints.load_weights(Generator(cfg), state, source)
 
 
 def load_discriminator(checkpoint, parameters=None):
@@ -69,21 +76,15 @@ def load_discriminator(checkpoint, parameters=None):
     state, parameters, source = _read(checkpoint, parameters, "discriminator")
     n_blocks = len([key for key in state if key.endswith("conv_res.weight")])
     channels = [state[f"conv.{i}.conv_res.weight"].shape[0] for i in range(n_blocks)]
-    cfg = config.check(
-        {**_plain(parameters), "image_size": 2 ** (n_blocks + 1), "discriminator_channels": channels}
-    )
-    state = {_rename(key, DISCRIMINATOR_NAMES): value for key, value in state.items()}
-    return checkpoints.load_weights(Discriminator(cfg), state, source)
+    own = {"image_size": 2 ** (n_blocks + 1), "discriminator_channels": channels, "resolutions": None}
+    cfg = config.check({**_plain(parameters), **own})
+    return checkpoints.load_weights(Discriminator(cfg), _renamed(state, DISCRIMINATOR_NAMES), source)
 
 
 def load_segmenter(checkpoint, n_parts):
     """The released segmenter as our DeepLab; checkpoint is its dict or its path."""
-    is_dict = isinstance(checkpoint, dict)
-    state = checkpoint if is_dict else checkpoints.load_checkpoint(checkpoint)
-    source = "checkpoint" if is_dict else checkpoint
-    if "detector" not in state:
-        raise UserError(f"{source}: has no entry 'detector', so it is no released segmenter.")
-    return checkpoints.load_weights(DeepLab(n_parts), state["detector"], source)
+    state, source = _network(checkpoint, "detector")
+    return checkpoints.load_weights(DeepLab(n_parts), state, source)
 
 
 def make_run(checkpoint, parameters, dataset, name, segmenter=None, **overrides):
@@ -95,10 +96,8 @@ def make_run(checkpoint, parameters, dataset, name, segmenter=None, **overrides)
     overrides      config fields such as source
     """
     G, D = load_generator(checkpoint, parameters), load_discriminator(checkpoint, parameters)
-    released = [*config.ModelConfig.model_fields, *TRAINED_WITH]
-    model = {field: getattr(G.cfg, field) for field in released}
-    model |= {"image_size": G.cfg.image_size, "segmenter": "deeplabv3_resnet50"}  # as released
-    run = runs.open_run(dataset, name, **{**model, **overrides})
+    model = {field: getattr(G.cfg, field) for field in [*config.ModelConfig.model_fields, *SAME, "area_target"]}
+    run = runs.open_run(dataset, name, **{**model, "segmenter": "deeplabv3_resnet50", **overrides})
     run.start("cpu")
     state = {"generator": G.state_dict(), "discriminator": D.state_dict(), "ema": G.state_dict()}
     run.save("gan", run.cfg.max_steps, state)
@@ -110,20 +109,26 @@ def make_run(checkpoint, parameters, dataset, name, segmenter=None, **overrides)
 
 def _read(checkpoint, parameters, part):
     """State dict of one network, the parameters, and a name for error messages."""
-    source = "checkpoint" if isinstance(checkpoint, dict) else checkpoint
     if parameters is None:
         if isinstance(checkpoint, dict):
             raise UserError("parameters: give the fields of parameters.json with a checkpoint's dict.")
         parameters = Path(checkpoint).parent / "parameters.json"
     if not isinstance(parameters, dict):
         try:
-            parameters = json.loads(Path(parameters).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{parameters}: cannot be read as JSON ({error}).") from None
-    state = checkpoint if isinstance(checkpoint, dict) else checkpoints.load_checkpoint(checkpoint)
+            parameters = dict(json.loads(Path(parameters).read_text()))
+        except (OSError, TypeError, ValueError) as error:
+            raise UserError(f"{parameters}: cannot be read as JSON of fields ({error}).") from None
+    state, source = _network(checkpoint, part)
+    return {key.removeprefix("module."): value for key, value in state.items()}, parameters, source
+
+
+def _network(checkpoint, part):
+    """State dict of one network of a released checkpoint, its dict or its path, and a name for error messages."""
+    is_dict = isinstance(checkpoint, dict)
+    state, source = (checkpoint, "checkpoint") if is_dict else (checkpoints.load_checkpoint(checkpoint), checkpoint)
     if not isinstance(state.get(part), dict):
-        raise UserError(f"{source}: has no entry {part!r}, so it is no released GAN checkpoint.")
-    return {key.removeprefix("module."): value for key, value in state[part].items()}, parameters, source
+        raise UserError(f"{source}: has no entry {part!r}; name a released checkpoint that has one.")
+    return state[part], source
 
 
 def _plain(parameters):
@@ -132,49 +137,32 @@ def _plain(parameters):
         return {
             "dataset": "released",
             "reader": "folder",
-            "image_size": parameters["image_size"],
-            "n_parts": parameters["n_keypoints"],
-            "n_per": parameters["n_per_kp"],
-            "embedding_dim": parameters["n_embedding"],
-            "z_dim": parameters["z_dim"],
+            **{ours: parameters[theirs] for ours, theirs in SAME.items()},
             "heatmap": "cone" if parameters["use_linear"] else "gaussian",
             "area_target": "heatmap" if parameters["smaller_init_mask"] else "extent",
             "rgb_head": "conv1x1" if parameters["single_final"] else "two_conv3x3",
-            "lambda_con": float(parameters["con_penalty_coef"]),
-            "lambda_area": float(parameters["area_penalty_coef"]),
-            "batch_size": parameters["batch_size"],
-            "lr_generator": parameters["lr_gen"],
-            "lr_discriminator": parameters["lr_disc"],
+            "resolutions": json.loads(f"[{parameters['feature_map_sizes']}]"),
         }
     except KeyError as error:
         raise UserError(f"parameters: the field {error} of the released parameters.json is missing.") from None
+    except ValueError:
+        raise UserError("parameters: feature_map_sizes should be numbers with commas, such as 32,32,64,128.") from None
 
 
-def _config(state, parameters):
-    """Our config of a released generator; channels are read off the weights."""
-    resolutions = [int(r) for r in str(parameters["feature_map_sizes"]).split(",")]
-    n = len(resolutions)
-    try:
-        inputs = [state[f"spade_blocks.{i}.conv1.weight"].shape[1] for i in range(n)]
-        mask_inputs = [state[f"mask_spade_blocks.{i}.conv1.weight"].shape[1] for i in range(n)]
-        last = state[f"spade_blocks.{n - 1}.conv2.weight"].shape[0]
-    except KeyError as error:
-        raise UserError(f"checkpoint: its generator has no weight {error} for {n} blocks.") from None
-    n_blocks = n if n in config.RESOLUTIONS else 4
-    lists = {"resolutions": resolutions, "channels": [*inputs, last], "mask_channels": mask_inputs}
-    return config.check({**_plain(parameters), "n_blocks": n_blocks, **lists})
+def _lists(state, resolutions):
+    """The number of blocks and the channels of a released generator, read off its weights."""
+    blocks = range(len(resolutions))
+    channels = [state[f"spade_blocks.{i}.conv1.weight"].shape[1] for i in blocks]
+    channels.append(state[f"spade_blocks.{len(blocks) - 1}.conv2.weight"].shape[0])
+    return {"n_blocks": len(blocks) if len(blocks) in config.RESOLUTIONS else 4, "channels": channels,
+            "mask_channels": [state[f"mask_spade_blocks.{i}.conv1.weight"].shape[1] for i in blocks]}
 
 
-def _rename_generator(key):
-    # AdaIN's hidden layer and its convolution both end in "conv": they are told apart first.
-    key = re.sub(r"^adain_blocks\.(\d+)\.spade1\.conv\.", r"background_blocks.\1.hidden.", key)
-    return _rename(key, GENERATOR_NAMES)
-
-
-def _rename(key, names):
+def _renamed(state, names):
+    """A state dict under our names."""
     for pattern, replacement in names:
-        key = re.sub(pattern, replacement, key)
-    return key
+        state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
+    return state
 
 
 def _convert(state, n_blocks, training):

@@ -201,6 +201,32 @@ def test_a_checkpoint_that_is_none_is_named(tmp_path):
         official.load_generator(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize("change, message", [
+    ({"feature_map_sizes": None}, "'feature_map_sizes' .* is missing"),
+    ({"n_keypoints": None}, "'n_keypoints' .* is missing"),
+    ({"feature_map_sizes": "wide"}, "feature_map_sizes should be numbers"),
+    ({"feature_map_sizes": "32,32,64,64,128,128"}, "no weight 'spade_blocks.4"),
+])
+def test_parameters_of_another_model_are_named(change, message):
+    checkpoint, parameters = released("taichi_k10")
+    parameters = {key: value for key, value in {**parameters, **change}.items() if value is not None}
+    with pytest.raises(UserError, match=message):
+        official.load_generator(checkpoint, parameters)
+
+
+def test_weights_that_are_missing_are_named():
+    checkpoint, parameters = released("taichi_k10")
+    lacking = {key: value for key, value in checkpoint["generator"].items() if "gen_keypoints_layer.4" not in key}
+    with pytest.raises(UserError, match="no weight 'mlp_points.4.weight'"):
+        official.load_generator({**checkpoint, "generator": lacking}, parameters)
+
+
+def test_a_file_of_parameters_that_holds_no_fields_is_named(tmp_path):
+    (tmp_path / "parameters.json").write_text("[1, 2]")
+    with pytest.raises(UserError, match="parameters.json: cannot be read"):
+        official.load_generator(tmp_path / "model.pt")
+
+
 def test_released_weights_become_a_run_that_segments_photos(tmp_path, monkeypatch):
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
     from ganseg.model.segmenter import DeepLab

@@ -8,12 +8,10 @@ import time
 import joblib
 import torch
 
-from ganseg import devices, distill, evaluate, files, runs, train
+from ganseg import distill, evaluate, files, runs, train
 from ganseg.errors import UserError
 from ganseg.experiments import trials
-from ganseg.model import geometry, loading
 
-N_SIGMA2 = 5000  # a fixed sigma^2 is the mean over so many samples (S F.2)
 NO_WORKERS_S = 60  # how long a cluster may have no worker at all
 
 
@@ -23,11 +21,14 @@ def run_all(dataset, wanted, scheduler=None, workers=None, timeout_s=20):
     scheduler  address of a Dask scheduler whose workers see the same outputs and pictures; None: this machine
     workers    processes on this machine; None: one per GPU, or per core
     timeout_s  how long the scheduler may take to answer
-    Yields (Trial, None or why it failed) as they end. Raises UserError when the scheduler does not answer or all
-    workers are gone. Finished trials are kept, and the next call runs what is missing.
+    Yields (Trial, None or why it failed) as they end. Raises UserError before the first trial starts for one that
+    cannot be run, see trials.evaluations, and when the scheduler does not answer or all workers are gone. Finished
+    trials are kept, and the next call runs what is missing.
     """
-    by_name = {trial.name: trial for trial in wanted}
-    missing = [trial for trial in by_name.values() if not trials.is_finished(dataset, trial)]
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise UserError(f"workers: {workers!r} is not allowed; it should be a whole number from 1 on.")
+    done = trials.evaluations(dataset, wanted)
+    missing = [trial for name, trial in trials.by_name(wanted).items() if name not in done]
     if not missing:
         return
     cores = joblib.cpu_count()  # those this process may use
@@ -40,11 +41,12 @@ def run_all(dataset, wanted, scheduler=None, workers=None, timeout_s=20):
 
 def _submit(client, dataset, missing, threads):
     """Hand the trials to the cluster: future -> Trial. A trial's future waits for that of the run it comes after."""
-    futures = {}
+    futures, outputs = {}, str(runs.outputs_root().resolve())
     for trial in missing:
-        parent = futures.get(trial.after)
+        parent = futures.get(trial.after.name) if trial.after else None
+        key = f"{outputs}/{dataset}/{trial.name}"  # a scheduler knows equal keys of several clients for the same work
         futures[trial.name] = client.submit(
-            run_trial, dataset, trial, str(runs.outputs_root()), threads, parent, key=trial.name, pure=False
+            run_trial, dataset, trial, outputs, threads, parent, key=key, pure=False
         )
     return {futures[trial.name]: trial for trial in missing}
 
@@ -81,7 +83,7 @@ def _client(scheduler, workers, timeout_s):
                                  dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
                 )  # fmt: skip
             client = stack.enter_context(Client(scheduler, timeout=timeout_s))
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise UserError(f"scheduler: no Dask scheduler answers at {scheduler} ({error}).") from None
         yield client
 
@@ -96,10 +98,7 @@ def run_trial(dataset, trial, outputs, threads, parent=None):
     _choose_gpu()
     folder = runs.outputs_root() / dataset / trial.name
     try:
-        overrides = trial.overrides
-        if trial.after and not (folder / "config.yaml").exists():
-            overrides = {**overrides, "fixed_sigma2": mean_sigma2(runs.find(f"{dataset}/{trial.after}"))}
-        run = runs.open_run(dataset, trial.name, **overrides)
+        run = trials.start_trial(dataset, trial)
         with contextlib.redirect_stdout(None):  # else the lines of several trials would mix
             for stage in (train.train, distill.distill_all):
                 for _ in stage(run):
@@ -108,15 +107,6 @@ def run_trial(dataset, trial, outputs, threads, parent=None):
         (folder / "error.txt").unlink(missing_ok=True)
     except Exception as error:  # one trial's failure must not end the others
         return _mark(folder, error)
-
-
-@torch.no_grad()
-def mean_sigma2(run):
-    """Mean over N_SIGMA2 samples and all parts of a trained run's sigma^2 (heatmap paper or gaussian)."""
-    G = loading.load_generator(run, run.cfg.distill_generator)
-    latents = G.sample_latents(N_SIGMA2, devices.rng(run.cfg.seed, "sigma2"))
-    points, _ = G.make_points(latents)
-    return geometry.part_shape(points, run.cfg.heatmap).spread.mean().item()
 
 
 def _outcome(dataset, trial, future):

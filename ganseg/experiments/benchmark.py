@@ -1,9 +1,9 @@
 """Measures how fast a GAN step is, what each way of saving work brings, and how the cost grows."""
 
 import gc
+import re
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ganseg import arguments, config, devices, distill, runs, segment, train
 from ganseg.datasets import creatures
 from ganseg.devices import rng
-from ganseg.experiments import timing
-from ganseg.experiments.reference import reference_step
+from ganseg.experiments.reference import matrix_rate, now, reference_step, seconds
 from ganseg.figures import pictures
 from ganseg.model import averaging, loading, prediction
 from ganseg.model.discriminator import Discriminator
@@ -88,12 +87,11 @@ class Trainer:
         """Make a step. Returns its time, the work on the device included."""
         devices.keep_freed_memory(not self.way.give_back)
         torch.backends.cudnn.allow_tf32 = self.way.tf32
-        return timing.seconds(self.real.device, self._step, step)
-
-    def _step(self, step):
         make = reference_step if self.way.keep_graph else train.gan_step
+        start = now(self.real.device)
         make(*self.nets, *self.optimizers, self.real, rng("benchmark", step), self.cfg, step)
         averaging.update_ema(self.average, self.nets[0], self.cfg.ema_decay, step)
+        return now(self.real.device) - start
 
 
 def compare_ways(cfg, device, n_steps=4, compiled=False):
@@ -105,7 +103,7 @@ def compare_ways(cfg, device, n_steps=4, compiled=False):
              because the memory that the other gave back has to be fetched again.
     Yields dicts: change, steps_per_s, without (steps a second), ratio (the median over the pairs), peak_gb and
     peak_without_gb (GB of 1e9 bytes: of the process on the CPU, of PyTorch's tensors on CUDA), matrix_share (of
-    timing.matrix_rate, by the operations that the step really makes).
+    matrix_rate, by the operations that the step really makes).
     """
     pairs, rate = changes(device, compiled), {}
     ways = dict.fromkeys(way for pair in pairs.values() for way in pair)
@@ -114,7 +112,7 @@ def compare_ways(cfg, device, n_steps=4, compiled=False):
     for name, pair in pairs.items():
         dtype = torch.bfloat16 if BF16[0] in pair[0].settings else torch.float32
         if dtype not in rate:
-            rate[dtype] = timing.matrix_rate(device, dtype)
+            rate[dtype] = matrix_rate(device, dtype)
         times = _paired_seconds(cfg, pair, device, n_steps)
         new, old = (statistics.median(column) for column in zip(*times, strict=True))
         yield {
@@ -142,10 +140,10 @@ def sustained(cfg, device, n_steps=500):
     trainer = Trainer(cfg, Way(settings=fast), device)
     for step in range(20):
         trainer.seconds(step)
-    start = time.perf_counter()
+    start = now(device)
     for step in range(20, 20 + n_steps):
         trainer.seconds(step)
-    rate = n_steps / (time.perf_counter() - start)
+    rate = n_steps / (now(device) - start)
     return {"n_steps": n_steps, "steps_per_s": rate, "minutes_30000": 30_000 / rate / 60}
 
 
@@ -159,8 +157,8 @@ def growth(cfg, device, field, values, n_steps=3):
         grown = config.check({**cfg.model_dump(), **changed})
         trainer = Trainer(grown, Way(), device)
         trainer.seconds(0)
-        seconds = statistics.median(trainer.seconds(step) for step in range(1, n_steps + 1))
-        yield {"field": field, "value": value, "seconds": seconds, "gflop": flops(grown, Way(), device) / 1e9}
+        median = statistics.median(trainer.seconds(step) for step in range(1, n_steps + 1))
+        yield {"field": field, "value": value, "seconds": median, "gflop": flops(grown, Way(), device) / 1e9}
 
 
 def data_loading(cfg, device, counts, n_batches=50):
@@ -169,11 +167,10 @@ def data_loading(cfg, device, counts, n_batches=50):
         images = torch.zeros(n, 3, cfg.image_size, cfg.image_size, dtype=torch.uint8)
         batches = Batches(images, cfg, device)
         batches(0, rng(0))
-        start = time.perf_counter()
+        start = now(device)
         for step in range(1, n_batches + 1):
             batches(step, rng(step))
-        timing.wait(device)
-        yield {"field": "pictures", "value": n, "seconds": (time.perf_counter() - start) / n_batches}
+        yield {"field": "pictures", "value": n, "seconds": (now(device) - start) / n_batches}
 
 
 def processes(run, counts, n_steps=40):
@@ -205,23 +202,22 @@ def other_stages(cfg, device, n_steps=3, n_photos=64):
     def distilled_per_s(cfg):
         G = loading.build_generator(cfg).to(device).eval().requires_grad_(False)
         distill.distill_step(G, S.train(), optimizer, cfg, 0)
-        times = [timing.seconds(device, distill.distill_step, G, S, optimizer, cfg, step)
-                 for step in range(1, n_steps + 1)]
+        steps = range(1, n_steps + 1)
+        times = [seconds(device, distill.distill_step, G, S, optimizer, cfg, step) for step in steps]
         return cfg.distill_batch_size / statistics.median(times)
 
     plain = distilled_per_s(cfg.model_copy(update=dict(PLAIN)))
     yield {"what": "distillation", "pictures_per_s": distilled_per_s(cfg), "without_saving": plain}
     squares = torch.randint(0, 256, (n_photos, 3, cfg.image_size, cfg.image_size), dtype=torch.uint8)
-    seconds = timing.seconds(device, prediction.predict, S.eval(), squares)
-    yield {"what": "evaluation", "pictures_per_s": n_photos / seconds}
+    yield {"what": "evaluation", "pictures_per_s": n_photos / seconds(device, prediction.predict, S.eval(), squares)}
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{i}.jpg") for i in range(n_photos)]
         photos = pictures.to_uint8(creatures.draw(range(8), "test", 0, 512).images[:, :, 64:448])
         for i, path in enumerate(paths):
             pictures.save(photos[i % 8], path, "JPEG")
         model = segment.PhotoSegmenter(cfg, S, device)
-        seconds = timing.seconds(device, segment.segment_photos, paths, model, Path(folder, "parts"))
-    yield {"what": "segmentation of photos", "pictures_per_s": n_photos / seconds}
+        taken = seconds(device, segment.segment_photos, paths, model, Path(folder, "parts"))
+    yield {"what": "segmentation of photos", "pictures_per_s": n_photos / taken}
 
 
 def flops(cfg, way, device):
@@ -249,9 +245,8 @@ def peak_gb(cfg, way, device):
     trainer.seconds(2)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    lines = Path("/proc/self/status").read_text().splitlines() if clear.exists() else []
-    kb = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
-    return kb[0] * 1024 / 1e9 if kb else float("nan")
+    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text()) if clear.exists() else None
+    return int(peak[1]) * 1024 / 1e9 if peak else float("nan")
 
 
 def _measure_run(run, n_steps=20, n_sustained=500):

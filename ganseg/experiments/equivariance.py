@@ -74,7 +74,7 @@ def measure_run(run, weights, generators, **settings):
     settings  of measure_equivariance
     """
     if not (run.folder / "config.yaml").exists():
-        run.start(run.cfg.device)
+        run.start(devices.choose_device(run.cfg.device))
     (run.folder / "figures").mkdir(exist_ok=True)
     step = 0 if weights == "untrained" else run.load_state("gan")["step"]
     for name, G in generators.items():
@@ -172,7 +172,7 @@ def measure_rotation(G, scene, before, angle_deg, parts):
         centers, extent, _ = geometry.part_shape(points, "cone")  # (B, 2, ...): before and after
         new = G.make_masks(_with_part(scene, k, points[:, 1]).points, scene.w)[2][:, k + 1]
         old = before.masks[:, k + 1]
-        turned, seen = turn_maps(old, centers[:, 0], angle_deg)
+        turned, seen = turn_maps(old, centers[:, :1], angle_deg)
         for name, a, b in (("turned", new, turned), ("still", new, old), ("round", turned, old)):
             union = (torch.maximum(a, b) * seen).sum((1, 2)).clamp(min=1e-12)
             values[f"iou_{name}"].append((torch.minimum(a, b) * seen).sum((1, 2)) / union)
@@ -199,16 +199,20 @@ def moved(points, offset_px, image_size):
     return points + points.new_tensor([2 * offset_px / (image_size - 1), 0.0])
 
 
-def rotated(points, angle_deg):
-    """Points (B, n_per, 2) turned about their center, from the x towards the y axis (clockwise: y points down)."""
-    center = points.mean(dim=1, keepdim=True)
-    return (points - center) @ _rotation_matrix(angle_deg, points).T + center
+def rotated(points, angle_deg, center=None):
+    """Points (B, n, 2) turned about a center (B, 1, 2), their own where None is given.
+
+    The turn is from the x towards the y axis (clockwise: y points down).
+    """
+    center = points.mean(dim=1, keepdim=True) if center is None else center
+    c, s = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+    return (points - center) @ points.new_tensor([[c, s], [-s, c]]) + center
 
 
 def turn_maps(maps, centers, angle_deg):
-    """Maps (B, H, W) turned about centers (B, 2), and 1 where what they show was inside before, both (B, H, W)."""
-    grid, centers = geometry.pixel_grid(maps.shape[-1], device=maps.device), centers[:, None, None]
-    source = (grid - centers) @ _rotation_matrix(angle_deg, maps) + centers  # (B, H, W, 2): the inverse turn
+    """Maps (B, H, W) turned about centers (B, 1, 2), and 1 where what they show was inside before, both (B, H, W)."""
+    grid = geometry.pixel_grid(maps.shape[-1], device=maps.device).flatten(0, 1)[None]  # (1, H W, 2)
+    source = rotated(grid, -angle_deg, centers).unflatten(1, maps.shape[1:])  # (B, H, W, 2): the inverse turn
     # align_corners: -1 and 1 on the outer pixel centers, as in geometry
     turned = F.grid_sample(maps[:, None], source, mode="bilinear", align_corners=True)[:, 0]
     return turned, (source.abs() <= 1).all(dim=-1).float()
@@ -231,14 +235,12 @@ def margin_errors(G, margins, seed=0):
     for margin in (wide := max(margins) + 10, *margins):
         G.cfg = G.cfg.model_copy(update={"margin": margin})
         masks[margin] = paint(G, scene).masks
-    S, records = G.cfg.image_size, []
-    for margin in margins:
-        error = (masks[margin] - masks[wide]).abs().amax(dim=(0, 1))  # (H, W)
-        rows, columns = torch.nonzero(error > 1e-4, as_tuple=True)
-        depth = torch.stack([rows, S - 1 - rows, columns, S - 1 - columns]).amin(dim=0)  # pixels from the border
-        reached_px = int(depth.max()) + 1 if len(depth) else 0
-        records.append({"margin": margin, "error": error.max().item(), "reached_px": reached_px})
-    return records
+    from_left = torch.arange(1, G.cfg.image_size + 1, device=G.w_const.device)
+    from_side = torch.minimum(from_left, from_left.flip(0))
+    depth_px = torch.minimum(from_side[:, None], from_side)  # (H, W), 1 at the border
+    errors = {margin: (masks[margin] - masks[wide]).abs().amax(dim=(0, 1)) for margin in margins}  # each (H, W)
+    return [{"margin": margin, "error": error.max().item(), "reached_px": (depth_px * (error > 1e-4)).max().item()}
+            for margin, error in errors.items()]
 
 
 @torch.inference_mode()
@@ -262,11 +264,6 @@ def _with_part(scene, k, points):
     all_points = scene.points.clone()
     all_points[:, k] = points
     return scene._replace(points=all_points)
-
-
-def _rotation_matrix(angle_deg, like):
-    c, s = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
-    return like.new_tensor([[c, -s], [s, c]])
 
 
 def _recalibrated(G, n_pictures):

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from ganseg import runs
-from ganseg.experiments.trials import is_finished, newest_evaluation
 from ganseg.figures import pictures
 
 TRAINED = ("nmi_foreground", 0.4)  # what the data set's own configuration must reach before anything is claimed
@@ -12,24 +11,21 @@ TRAINED = ("nmi_foreground", 0.4)  # what the data set's own configuration must 
 COMPARED = {"nmi_foreground": True, "landmark_error": False, "taichi_mae": False, "foreground_iou": True}
 
 
-def sweep_table(dataset, wanted):
+def sweep_table(dataset, wanted, done):
     """A row for each setting: mean and standard deviation over the seeds, or why there is none.
 
+    done  what trials.evaluations returns, here and below: run name -> evaluation of the finished ones
     Returns a DataFrame indexed by the setting, with columns seeds, status (finished, missing or error), and for each
     metric `metric` and `metric_std`. The standard deviation of one seed is NaN.
     """
     rows = {}
     for trial in wanted:
         rows.setdefault(trial.label, []).append(trial)
-    lines = {}
-    for label, of_seeds in rows.items():
-        records = [record for trial in of_seeds if (record := newest_evaluation(dataset, trial)) is not None]
-        values = pd.DataFrame([_numbers(record) for record in records])
-        line = {"seeds": len(records), "status": _status(dataset, of_seeds)}
-        for name in values:
-            line |= {name: values[name].mean(), f"{name}_std": values[name].std()}
-        lines[label] = line
-    return pd.DataFrame.from_dict(lines, orient="index")
+    table = pd.DataFrame({"seeds": {label: sum(t.name in done for t in of_seeds) for label, of_seeds in rows.items()},
+                          "status": {label: _status(dataset, of_seeds, done) for label, of_seeds in rows.items()}})
+    values = pd.DataFrame({trial.name: _numbers(done[trial.name]) for trial in wanted if trial.name in done}).T
+    of_setting = values.groupby({trial.name: trial.label for trial in wanted})
+    return table.join(of_setting.mean()).join(of_setting.std().add_suffix("_std"))
 
 
 def formatted_table(frame, names):
@@ -41,63 +37,72 @@ def formatted_table(frame, names):
     return texts
 
 
-def sample_strips(dataset, wanted):
+def sample_strips(dataset, wanted, done):
     """Ten generated pictures with their parts for each setting, of its first finished seed: label -> (H, W, 3)."""
     strips = {}
     for trial in wanted:
         path = runs.outputs_root() / dataset / trial.name / "figures" / "samples.png"
-        if trial.label not in strips and is_finished(dataset, trial):
+        if trial.label not in strips and trial.name in done:
             sheet = pictures.read_picture(path)
             strips[trial.label] = sheet[: (sheet.shape[1] + 2) // 20 - 2]  # the first row of ten pairs
     return strips
 
 
-def checked_claims(dataset, sweep, wanted, base):
-    """What the paper says and what came out: a DataFrame with claim, result and numbers.
+def checked_claims(sweep, wanted, base, done):
+    """What the paper says and what came out: a DataFrame with claim, result, seeds and numbers.
 
     base  Trials of the data set's own configuration, one for each seed: where one is undertrained, nothing is claimed
           of its seed
     """
     said = []
     name, enough = TRAINED
-    trained = {trial.overrides["seed"]: newest_evaluation(dataset, trial) for trial in base}
+    trained = {trial.overrides["seed"]: done.get(trial.name) for trial in base}
     short = {seed for seed, record in trained.items() if record is None or record.get(name, np.inf) < enough}
     for finding in sweep.findings:
-        here, there = (_by_seed(dataset, wanted, setting) for setting in (finding.trial, finding.than))
+        here, there = (_by_seed(wanted, setting, done) for setting in (finding.trial, finding.than))
         run = here.keys() & (there.keys() if finding.than else here.keys())
         seeds = sorted(run - short)
         line = {"claim": finding.claim, "seeds": len(seeds)}
-        if not seeds:
-            why = f"undertrained: {name} of the data set's own configuration below {enough}" if run else "not run"
-            said.append({**line, "result": why})
-            continue
-        if finding.than is None:
-            yes = [bool(here[seed]["collapse"]) for seed in seeds]
-            line["numbers"] = f"collapse {', '.join(str(int(value)) for value in yes)}"
+        if not run:
+            line["result"] = "not run"
+        elif not seeds:
+            line["result"] = f"undertrained: {name} of the data set's own configuration below {enough}"
         else:
-            metric, more = next((m, more) for m, more in COMPARED.items() if m in here[seeds[0]])
-            pairs = [(here[seed][metric], there[seed][metric]) for seed in seeds]
-            yes = [a < b if more else a > b for a, b in pairs]
-            line["numbers"] = f"{metric} " + ", ".join(f"{a:.3f} against {b:.3f}" for a, b in pairs)
-        result = "reproduced" if all(yes) else "not reproduced" if not any(yes) else "mixed"
-        left_out = "".join(f", seed {seed} undertrained" for seed in sorted(run & short))
-        said.append({**line, "result": f"{result} ({sum(yes)} of {len(yes)} seeds{left_out})"})
+            yes, line["numbers"] = _compared([(here[seed], there.get(seed)) for seed in seeds])
+            result = "reproduced" if all(yes) else "not reproduced" if not any(yes) else "mixed"
+            left_out = "".join(f", seed {seed} undertrained" for seed in sorted(run & short))
+            line["result"] = f"{result} ({sum(yes)} of {len(yes)} seeds{left_out})" if yes else "not measured"
+        said.append(line)
     return pd.DataFrame(said, columns=["claim", "result", "seeds", "numbers"])
 
 
-def _by_seed(dataset, wanted, setting):
-    """Seed -> evaluation of the trials of one setting."""
+def _compared(pairs):
+    """Whether the first of two records (the second None: whether it collapsed) is worse, for each pair, and a text.
+
+    Nothing where the data set has no metric to compare by.
+    """
+    if pairs[0][1] is None:
+        yes = [bool(record["collapse"]) for record, _ in pairs if "collapse" in record]
+        return yes, f"collapse {', '.join(str(int(value)) for value in yes)}" if yes else ""
+    metric = next((name for name in COMPARED if all(name in record for pair in pairs for record in pair)), None)
+    values = [(a[metric], b[metric]) for a, b in pairs] if metric else []
+    text = f"{metric} " + ", ".join(f"{a:.3f} against {b:.3f}" for a, b in values) if metric else ""
+    return [a < b if COMPARED[metric] else a > b for a, b in values], text
+
+
+def _by_seed(wanted, setting, done):
+    """Seed -> evaluation of the finished trials of one setting."""
     of_setting = [trial for trial in wanted if setting and setting.items() <= trial.setting.items()]
-    return {t.overrides["seed"]: record for t in of_setting if (record := newest_evaluation(dataset, t)) is not None}
+    return {trial.overrides["seed"]: done[trial.name] for trial in of_setting if trial.name in done}
 
 
 def _numbers(record):
     return {k: v for k, v in record.items() if isinstance(v, float) and not k.startswith("untrained_")}
 
 
-def _status(dataset, of_seeds):
+def _status(dataset, of_seeds, done):
     """The worst status among the seeds' trials."""
-    open_ones = [trial for trial in of_seeds if not is_finished(dataset, trial)]
+    open_ones = [trial for trial in of_seeds if trial.name not in done]
     for trial in open_ones:
         error = runs.outputs_root() / dataset / trial.name / "error.txt"
         if error.exists():

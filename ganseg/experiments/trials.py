@@ -1,14 +1,22 @@
 """Sweeps as params/ablations.yaml names them, and the trials that they consist of."""
 
 import itertools
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ganseg import checkpoints, config, files, runs
+from ganseg import config, devices, evaluate, files, runs
 from ganseg.errors import UserError
+from ganseg.model import geometry, loading
+
+N_SIGMA2 = 5000  # a fixed sigma^2 is the mean over so many samples (S F.2)
+# What may change when a run is opened again: a trial says it itself, so that nothing that was saved takes its place
+ASKED = ("max_steps", "distill_steps", "max_test_pictures", *config.EvaluateConfig.model_fields)
 
 
 class Finding(BaseModel):
@@ -33,9 +41,10 @@ class Trial:
     """One run of a sweep."""
 
     setting: dict  # the point of the grid
-    overrides: dict  # everything that differs from the data set's own config, seed included
+    overrides: dict  # everything that differs from the data set's own config, seed included, and ASKED
     name: str  # of the run
-    after: str | None = None  # the run whose samples give this one's sigma^2
+    cfg: config.Config  # with the overrides; where the trial comes after another, fixed_sigma2 is made up
+    after: "Trial | None" = None  # the trial whose samples give this one's sigma^2
 
     @property
     def label(self):
@@ -64,6 +73,12 @@ def load_sweep(name, path=None):
             raise UserError(f"sweep {name}: {field}: {what}{config.nearest(field, config.Config.model_fields)}.")
     if empty := [field for field, values in sweep.grid.items() if not values]:
         raise UserError(f"sweep {name}: {empty[0]}: the list of values is empty.")
+    if wrong := [field for field in sweep.per_part if config.Config.model_fields[field].annotation is not float]:
+        raise UserError(f"sweep {name}: per_part: {wrong[0]} is not a number with a fraction, such as lambda_con.")
+    settings = [setting for finding in sweep.findings for setting in (finding.trial, finding.than or {})]
+    for field, value in [item for setting in settings for item in setting.items()]:
+        if value not in sweep.grid.get(field, []):
+            raise UserError(f"sweep {name}: findings: {field} {value} is not in the grid; name one of its trials.")
     return sweep
 
 
@@ -71,62 +86,135 @@ def make_trials(sweep, dataset, prefix, seeds, **overrides):
     """The Trials of a sweep on a data set, each setting checked.
 
     prefix     runs are called <prefix>-<what differs from the data set's config>-seed<N>; equal ones are shared
-    overrides  settings of all trials, e.g. max_steps
+    seeds      list of int
+    overrides  settings of all trials, e.g. max_steps; None: not given
     """
-    if not seeds:
-        raise UserError("seeds: the list is empty; give at least one number.")
-    overrides = {**sweep.base, **{k: v for k, v in overrides.items() if v is not None}}
-    own = config.load(dataset, **overrides)
-    made = {}
+    if not isinstance(seeds, list | tuple) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"seeds: {seeds!r} is not allowed; it should be a list of whole numbers, such as [0, 1].")
+    overrides = {field: value for field, value in overrides.items() if value is not None}
+    for field in overrides:
+        if field == "seed" or field in sweep.grid:
+            instead = 'give -p seeds "[3]" for seed 3' if field == "seed" else "it is in the sweep's grid"
+            raise UserError(f"{field}: cannot be given to all trials of a sweep; {instead}.")
+    shared = {**runs.remembered(dataset), **sweep.base, **overrides}
+    own = config.load(dataset, **shared)
+    made = []
     for values, seed in itertools.product(itertools.product(*sweep.grid.values()), seeds):
         setting = dict(zip(sweep.grid, values, strict=True))
-        wanted = {**overrides, **setting, "seed": seed}
-        for field in sweep.per_part:
-            wanted[field] = getattr(own, field) / own.n_parts * setting.get("n_parts", own.n_parts)
-        trial = Trial(setting, wanted, _name(prefix, setting, own, seed))
+        wanted = {**shared, **setting, "seed": seed}
+        if isinstance(n_parts := setting.get("n_parts", own.n_parts), int):
+            wanted |= {field: getattr(own, field) * (n_parts / own.n_parts) for field in sweep.per_part}
+        after, sigma2 = None, {}
         if setting.get("heatmap") == "fixed" and own.fixed_sigma2 is None and "fixed_sigma2" not in setting:
-            estimated = {**setting, "heatmap": "paper"}
-            trial.after = _name(prefix, estimated, own, seed)
-            made.setdefault(trial.after, Trial(estimated, {**wanted, "heatmap": "paper"}, trial.after))
-            config.load(dataset, **wanted, fixed_sigma2=1.0)
-        else:
-            config.load(dataset, **wanted)
-        made[trial.name] = trial
-    return list(made.values())
+            after = _trial(dataset, prefix, own, {**setting, "heatmap": "paper"}, {**wanted, "heatmap": "paper"})
+            made.append(after)
+            sigma2 = {"fixed_sigma2": 1.0}
+        made.append(_trial(dataset, prefix, own, setting, wanted, after, **sigma2))
+    return list(by_name(made).values())
 
 
-def base_trials(dataset, prefix, seeds, **overrides):
-    """Trials of the data set's own configuration. They tell whether the number of steps is enough."""
-    own = config.load(dataset, **{k: v for k, v in overrides.items() if v is not None})
-    return make_trials(Sweep(grid={"n_parts": [own.n_parts]}), dataset, prefix, seeds, **overrides)
+def base_trials(sweep, dataset, prefix, seeds, **overrides):
+    """Trials of what all trials of a sweep share. They tell whether the number of steps is enough."""
+    return make_trials(Sweep.model_construct(grid={}, base=sweep.base), dataset, prefix, seeds, **overrides)
 
 
-def _name(prefix, setting, own, seed):
-    parts = [f"{field}-{value}" for field, value in setting.items() if value != getattr(own, field)]
-    return "-".join([prefix, *(parts or ["base"]), f"seed{seed}"]).replace(" ", "").replace("[", "").replace("]", "")
+def by_name(wanted):
+    """Run name -> Trial, equal ones once. Raises UserError where trials that are not equal have one name."""
+    found = {}
+    for trial in wanted:
+        other = found.setdefault(trial.name, trial)
+        if differ := [field for field, value in trial.cfg if value != getattr(other.cfg, field)]:
+            raise UserError(f"run: two trials that differ in {', '.join(differ)} are both called {trial.name}; "
+                            "give them to two sweeps, each with a name of its own.")
+    return found
 
 
-def is_finished(dataset, trial):
-    """Whether a trial is trained, distilled and evaluated to its end."""
-    folder = runs.outputs_root() / dataset / trial.name
-    if not (folder / "config.yaml").exists():
-        return False
-    run = runs.open_run(dataset, trial.name, **trial.overrides)  # refuses another configuration
-    paths = {name: run.newest(name) for name in ("gan", "segmenter")}
-    steps = {name: checkpoints.step_of(path) if path else -1 for name, path in paths.items()}
-    return steps["gan"] == run.cfg.max_steps and any(
-        record["step"] == steps["segmenter"] == _last_step(run.cfg, record["notes"])
-        for record in run.records("evaluate") if record.get("notes", {}).get("GAN steps") == run.cfg.max_steps
-    )
+def _trial(dataset, prefix, own, setting, wanted, after=None, **made_up):
+    """A Trial with its settings checked; own  the config of what all trials share."""
+    cfg = config.load(dataset, **wanted, **made_up)
+    asked = {field: "none" if (value := getattr(cfg, field)) is None else value for field in ASKED}
+    differs = {field: value for field, value in setting.items() if value != getattr(own, field)}
+    parts = [f"{field}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', str(value)).strip('_')}" for field, value in differs.items()]
+    name = "-".join([prefix, *(parts or ["base"]), f"seed{wanted['seed']}"])
+    return Trial(setting, {**wanted, **asked}, name, cfg, after)
 
 
-def _last_step(cfg, notes):
-    """The last step of the segmenter that was evaluated. An auto-encoder segments by itself."""
-    return cfg.max_steps if notes.get("generator weights") == "auto-encoder" else cfg.distill_steps
+def evaluations(dataset, wanted):
+    """The newest evaluation of each trial that is trained, distilled and evaluated as asked: run name -> record.
+
+    Nothing is written. Raises UserError for a trial that cannot be run: its name, a run of another configuration, or
+    of more steps.
+    """
+    found = {name: _evaluation(dataset, trial) for name, trial in by_name(wanted).items()}
+    return {name: record for name, record in found.items() if record is not None}
 
 
-def newest_evaluation(dataset, trial):
-    """The newest evaluation of a finished trial, or None."""
-    if not is_finished(dataset, trial):
+def _evaluation(dataset, trial):
+    """The newest evaluation of one finished trial, or None."""
+    run = open_trial(dataset, trial)
+    gan, segmenter = _intact(run, "gan"), _intact(run, "segmenter")
+    by_itself = segmenter.get("generator_weights") == "auto-encoder"  # which is not distilled
+    for field, state in (("max_steps", gan), ("distill_steps", segmenter)):
+        last = run.cfg.max_steps if by_itself else getattr(run.cfg, field)
+        if state["step"] > last:
+            raise UserError(f"{field}: {run.label} has made {state['step']} steps, more than {last}; give as many, or "
+                            "choose another run name.")
+        if state["step"] < last:
+            return None
+    asked = {"step": segmenter["step"], "settings": {name: getattr(run.cfg, name) for name in evaluate.SETTINGS}}
+    found = [record for record in run.records("evaluate")
+             if asked.items() <= record.items() and record.get("notes", {}).get("GAN steps") == gan["step"]]
+    if not found or (trial.after and not _is_equal(run.cfg.fixed_sigma2, _sigma2_before(dataset, trial))):
         return None
-    return runs.find(f"{dataset}/{trial.name}").records("evaluate")[-1]
+    return found[-1]
+
+
+def _intact(run, name):
+    """The newest checkpoint of a stage that is not damaged; of step -1 where there is none."""
+    try:
+        return run.intact(name)[1] or {"step": -1}
+    except UserError:  # all are damaged: the trial itself will say so
+        return {"step": -1}
+
+
+def open_trial(dataset, trial, fixed_sigma2=1.0):
+    """The Run of a trial, new or as it was saved; nothing is written.
+
+    fixed_sigma2  for a new run of a trial that comes after another
+    """
+    saved = (runs.outputs_root() / dataset / trial.name / "config.yaml").exists()
+    sigma2 = {"fixed_sigma2": fixed_sigma2} if trial.after and not saved else {}
+    return runs.open_run(dataset, trial.name, **trial.overrides, **sigma2)
+
+
+def start_trial(dataset, trial):
+    """The Run of a trial that is to be trained; UserError where the trial before it does not give its sigma^2."""
+    if trial.after is None:
+        return open_trial(dataset, trial)
+    sigma2, before = _sigma2_before(dataset, trial), trial.after.name
+    if sigma2 is None:
+        raise UserError(f"fixed_sigma2: comes from {before}, which is not finished; give the same command again.")
+    run = open_trial(dataset, trial, sigma2)
+    if not _is_equal(run.cfg.fixed_sigma2, sigma2):
+        raise UserError(f"fixed_sigma2: {run.label} was made with {run.cfg.fixed_sigma2:.4g}, but {before} now gives "
+                        f"{sigma2:.4g}; delete the folder {run.folder} to have it made anew.")
+    return run
+
+
+def _sigma2_before(dataset, trial):
+    """sigma^2 of the trial that a trial comes after; None where that one is not finished."""
+    return mean_sigma2(open_trial(dataset, trial.after)) if _evaluation(dataset, trial.after) else None
+
+
+def _is_equal(saved, sigma2):
+    """Whether two sigma^2 differ by no more than rounding."""
+    return sigma2 is not None and math.isclose(saved, sigma2, rel_tol=1e-5)
+
+
+@torch.no_grad()
+def mean_sigma2(run):
+    """Mean over N_SIGMA2 samples and all parts of a trained run's sigma^2 (heatmap paper or gaussian)."""
+    G = loading.load_generator(run, run.cfg.distill_generator)
+    latents = G.sample_latents(N_SIGMA2, devices.rng(run.cfg.seed, "sigma2"))
+    points, _ = G.make_points(latents)
+    return geometry.part_shape(points, run.cfg.heatmap).spread.mean().item()

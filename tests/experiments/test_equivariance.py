@@ -108,7 +108,7 @@ def test_a_quarter_turn_takes_right_to_down_and_maps_turn_like_their_points():
     square = torch.tensor([[[0.5, 0.0], [-0.5, 0.0], [0.0, 0.1], [0.0, -0.1]]])
     torch.testing.assert_close(equivariance.rotated(square, 90)[0, 0], torch.tensor([0.0, 0.5]))
     points = torch.tensor([[[0.3, 0.1], [-0.1, -0.2], [0.1, 0.0]]])
-    turned, seen = equivariance.turn_maps(bumps(points), points.mean(dim=1), 40)
+    turned, seen = equivariance.turn_maps(bumps(points), points.mean(dim=1, keepdim=True), 40)
     expected = bumps(equivariance.rotated(points, 40))
     assert ((turned - expected).abs() * seen).max() < 0.01 < 0.05 < (bumps(points) - expected).abs().max()
     assert 0.7 < seen.mean() < 1
