@@ -3,6 +3,8 @@
 import json
 import os
 
+from filelock import FileLock
+
 from ganseg import files
 
 NUMBER = int | float
@@ -15,7 +17,7 @@ ALWAYS = {  # what each line of a stage holds
 
 def append(path, record):
     """Add a record (dict with stage and step) as one line."""
-    with files.writing(path), open(path, "ab+") as file:
+    with files.writing(path), _alone(path), open(path, "ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             file.write(b"\n")  # after a line that a crash cut short
         file.write((json.dumps(record) + "\n").encode())
@@ -27,9 +29,15 @@ def read(path):
     return [record for record in map(parse, lines) if _is_record(record)]
 
 
-def rewrite(path, kept):
-    """Replace a file by these records, whole or not at all."""
-    files.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+def keep(path, is_kept):
+    """Leave only the records that a function of one says yes to."""
+    with files.writing(path), _alone(path):
+        files.write_text(path, "".join(json.dumps(record) + "\n" for record in read(path) if is_kept(record)))
+
+
+def _alone(path):
+    """A lock of moments: a training takes back what it repeats while another process may add its results."""
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def parse(text):

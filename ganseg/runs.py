@@ -167,7 +167,7 @@ class Run:
         """Delete what stages logged after a step, which a resumed training repeats."""
         path = self.folder / "metrics.jsonl"
         if not distributed.rank() and path.exists():
-            records.rewrite(path, [r for r in records.read(path) if r["stage"] not in stages or r["step"] <= step])
+            records.keep(path, lambda record: record["stage"] not in stages or record["step"] <= step)
 
     def save(self, name, step, state, outdated=()):
         """Write checkpoints/<name>-<step>.pt whole or not at all, and delete the old ones that are not to be kept.

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import LOGGED
 
-from ganseg import checkpoints, runs, train
+from ganseg import checkpoints, records, runs, train
 from ganseg.errors import UserError
 from ganseg.metrics import masks
 from ganseg.model import averaging
@@ -191,6 +191,28 @@ def test_a_line_after_one_that_was_cut_short_stands_alone(tiny_run):
         file.write('{"stage": "train", "st')
     run.log("train", 2, loss=2.0, **LOGGED)
     assert [record["step"] for record in run.records("train")] == [1, 2]
+
+
+def test_what_another_process_adds_meanwhile_is_not_taken_back(tiny_run, monkeypatch):
+    """An evaluation may end while a resumed training deletes the lines that it repeats."""
+    run = tiny_run()
+    run.start("cpu")
+    for step in range(1, 6):
+        run.log("train", step, **LOGGED)
+    add = "import sys; from ganseg import runs; runs.Run(sys.argv[1], None).log('evaluate', 1, x=1.0); print('added')"
+    write, adding = records.files.write_text, []
+
+    def slow(path, text):  # between its reading and its writing the other one begins
+        process = started([sys.executable, "-c", add, run.folder])
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits
+            process.wait(6)
+        adding.append(process)
+        write(path, text)
+
+    monkeypatch.setattr(records.files, "write_text", slow)
+    run.rewind({"train"}, 3)
+    assert "added" in adding[0].communicate(timeout=120)[0]
+    assert [r["step"] for r in run.records("train")] == [1, 2, 3] and len(run.records("evaluate")) == 1
 
 
 # Disks
