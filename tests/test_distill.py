@@ -1,9 +1,11 @@
 """The pairs that a segmenter learns from, and going on where distillation stopped."""
 
 import numpy as np
+import pytest
 import torch
 
 from ganseg import distill, runs, train
+from ganseg.checkpoints import load_checkpoint
 from ganseg.devices import rng
 from ganseg.model import loading
 
@@ -59,6 +61,29 @@ def test_a_gan_that_was_trained_on_gets_a_new_segmenter(trained, tiny_run, capsy
     assert (new["step"], new["gan_step"]) == (2, 3) and "from step 2 to 3" in capsys.readouterr().out
     assert not torch.equal(new["segmenter"]["head.weight"], old["segmenter"]["head.weight"])
     assert [record["step"] for record in run.records("distill")] == [2]
+
+
+def test_the_old_segmenter_stays_until_the_new_one_is_saved(trained, tiny_run, monkeypatch):
+    wishes = {"segmenter": "unet", "segmenter_width": 4, "distill_batch_size": 2, "distill_steps": 4}
+    run = tiny_run("trained", **wishes, save_every_steps=2)
+    list(distill.distill(run))
+    list(train.train(tiny_run("trained", max_steps=3)))
+    step, reached = distill.distill_step, []
+
+    def break_off(*args):
+        if len(reached) == 1:
+            raise RuntimeError("power cut")
+        reached.append(step(*args))
+        return reached[-1]
+
+    monkeypatch.setattr(distill, "distill_step", break_off)
+    with pytest.raises(RuntimeError):
+        list(distill.distill(run))
+    assert run.load_state("segmenter")["gan_step"] == 2 and run.load_state("segmenter")["step"] == 4
+    monkeypatch.setattr(distill, "distill_step", step)
+    list(distill.distill(run))
+    assert {load_checkpoint(path)["gan_step"] for path in run.checkpoints("segmenter")} == {3}
+    assert run.load_state("segmenter")["step"] == 4
 
 
 def test_the_step_that_a_segmenter_names_is_the_one_it_learned_from(tiny_run, quick):

@@ -79,6 +79,9 @@ def test_the_command_trains_on_several_devices_and_survives_the_death_of_one(tmp
 def test_what_cannot_be_divided_is_refused_before_anything_starts(tiny_run, quick, monkeypatch):
     with pytest.raises(UserError, match="batch_size: 4 pictures cannot be divided among 3 devices"):
         next(train.train(tiny_run("a", devices=3)))
+    with pytest.raises(UserError, match="warm_start: there is no such checkpoint|none.pt: there is no such checkpoint"):
+        next(train.train(tiny_run("a", devices=2, warm_start="none.pt")))
+    assert not tiny_run("a").folder.exists()
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="batch_size: 4 pictures cannot be divided among 3 processes"):
         next(train.train(tiny_run("b")))
@@ -87,6 +90,15 @@ def test_what_cannot_be_divided_is_refused_before_anything_starts(tiny_run, quic
         next(train.train(tiny_run("c", architecture="autoencoder_points")))
     with pytest.raises(SystemExit, match="distill is done by one process: start it without torchrun"):
         distill.main(["-p", "dataset", "tiny"])
+
+
+def test_a_mistake_that_the_processes_find_is_said_once_and_not_tried_again(tiny_run, quick, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = tiny_run("wild", devices=2, lr_generator=1.0e30, lr_discriminator=1.0e30, max_steps=400, log_every_steps=1)
+    with pytest.raises(UserError, match="wild: .* is not finite, training stopped"):
+        list(train.train(run))
+    log = (run.folder / "workers.log").read_text()
+    assert log.count("is not finite") <= 2 and "restart" not in log.lower()
 
 
 def test_the_processes_are_stopped_with_the_one_that_started_them(tmp_path, monkeypatch):

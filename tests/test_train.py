@@ -86,6 +86,19 @@ def test_a_run_stopped_by_the_clock_goes_on_to_the_same_end(tiny_run, quick):
     assert without_times(pieces) == without_times(straight)
 
 
+def test_a_training_does_not_go_on_from_networks_without_their_rival(trained, tiny_run):
+    """As those that ship with the package. Only optimisers may be missing."""
+    path, state = trained.intact("gan")
+    released = {name: part for name, part in state.items() if not name.startswith(("discriminator", "optimizer"))}
+    torch.save(released, path)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="gan-00000002.pt holds no discriminator, so its training cannot go on; train"):
+        list(train.train(tiny_run("trained", max_steps=9)))
+    assert path.read_bytes() == before and trained.checkpoints("gan") == [path]
+    torch.save({name: part for name, part in state.items() if not name.startswith("optimizer")}, path)
+    list(train.train(tiny_run("trained", max_steps=3)))
+
+
 @pytest.mark.parametrize("share_fakes, graphs", [(False, [False, True]), (True, [True])])
 def test_the_generators_graph_is_built_only_where_it_is_used(tiny_run, quick, monkeypatch, share_fakes, graphs):
     made, judged = [], []

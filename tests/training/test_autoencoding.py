@@ -7,6 +7,7 @@ from PIL import Image
 from ganseg import config, distill, evaluate, runs, segment, train
 from ganseg.errors import UserError
 from ganseg.model import autoencoder, loading
+from ganseg.training import memory
 
 KINDS = ["autoencoder_points", "autoencoder_masks"]
 SMALL = {"segmenter": "unet", "segmenter_width": 4, "max_test_pictures": 4}
@@ -86,6 +87,27 @@ def test_stopped_and_resumed_equals_straight_through(tiny_run):
     list(train.train(tiny_run("halted", max_steps=4, **fields)))
     a, b = (run.load_state("gan")["autoencoder"] for run in (straight, halted))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_its_settings_count_as_for_the_gan(tiny_run, quick, monkeypatch):
+    own = {"architecture": "autoencoder_points", **SMALL}
+    first = tiny_run("first", **own)
+    list(train.train(first))
+    path, state = first.intact("gan")
+    warm = tiny_run("warm", **own, warm_start=str(path), lr_generator=1e-12)
+    list(train.train(warm))
+    after = warm.load_state("gan")["autoencoder"]
+    assert all(torch.allclose(after[name], value, atol=1e-6) for name, value in state["autoencoder"].items()
+               if "running" not in name and "num_batches" not in name)
+    list(train.train(rounded := tiny_run("rounded", **own, precision="bf16")))
+    assert rounded.records("train")[-1]["reconstruction_loss"] != first.records("train")[-1]["reconstruction_loss"]
+    monkeypatch.setattr(memory, "_room", lambda device: 1000)
+    with pytest.raises(UserError, match="batch_size: 4 pictures of 32 pixels need about"):
+        list(train.train(tiny_run("large", **own)))
+    with pytest.raises(UserError, match="devices: autoencoder_points is trained by one process"):
+        list(train.train(tiny_run("many", **own, devices=2)))
+    with pytest.raises(UserError, match="segmenter_width: the run creatures/first was made with 4, not 5"):
+        tiny_run("first", **{**own, "segmenter_width": 5})  # it is part of the auto-encoder
 
 
 def test_an_unknown_architecture_is_refused():
