@@ -229,7 +229,9 @@ LINES = [
     {"stage": "train", "step": 100, "generator_loss": 1.1, "discriminator_loss": 0.8, "concentration_loss": 0.1,
      "time_s": 10.0, "steps_per_s": 10.0, "left_s": 4.0},
     {"stage": "distill", "step": 20, "segmentation_loss": 0.4, "time_s": 2.0, "steps_per_s": 10.0, "left_s": 0.0},
-    {"stage": "evaluate", "step": 20, "foreground_iou": 0.7, "left_out": {"x": "y"}, "notes": {"a": "b"}},
+    {"stage": "evaluate", "step": 20, "foreground_iou": 0.7, "left_out": {"x": "y"}, "notes": {"GAN steps": 50},
+     "settings": {"max_test_pictures": 5, "split_list": "a.txt"}},
+    {"stage": "fidelity", "step": 50, "fid_50k": 9.0, "protocols": {"fid_50k": "a sentence"}},
 ]
 
 
@@ -238,6 +240,7 @@ def read_metrics(run):
         run.records(stage)
     progress.warnings(progress.read_progress(run))
     compare.runs_table([run])
+    compare.beside_published([run])
     report.metrics_table(run)
     run.rewind({"train"}, 60)
 

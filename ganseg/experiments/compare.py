@@ -22,13 +22,15 @@ PROTOCOL = ("max_train_pictures", "max_test_pictures", "fit_pictures")
 
 
 def all_runs(dataset=None):
-    """Every run under outputs/ that can be opened, of one data set or of all."""
+    """Every run under outputs/ that can be opened, of one data set or of all. What is left out is printed."""
     found = []
     for path in sorted(runs.outputs_root().glob(f"{dataset or '*'}/*/config.yaml")):
         try:
-            found.append(runs.find(str(path.parent)))
+            run = runs.find(str(path.parent))
+            config.load(run.cfg.dataset)  # its own settings, which tell one protocol from another
+            found.append(run)
         except UserError as error:
-            print(f"Left out: {error}")
+            print(f"Left out is {path.parent.parent.name}/{path.parent.name}: {error}")
     return found
 
 

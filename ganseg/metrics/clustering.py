@@ -7,8 +7,6 @@ from sklearn.metrics import adjusted_rand_score, mutual_info_score, normalized_m
 
 from ganseg.metrics.registry import LeftOut, metric
 
-ROUNDING = 1e-3  # pixels: float32 may leave a position just below a whole number
-
 
 def contingency_table(true, predicted, shape=None):
     """Pixels with each pair of labels, (n_true, n_predicted) int64.
@@ -118,8 +116,9 @@ def labels_under_keypoints(labels, landmarks):
     """
     S = labels.shape[-1]
     shown = np.isfinite(landmarks).all(axis=-1)
-    # Position 0 is the square's corner, as in the data sets' readers: a label's pixel begins at its own number
-    pixels = np.floor((np.where(shown[..., None], landmarks, 0) + 1) / 2 * (S - 1) + ROUNDING).astype(np.intp)
+    # Position 0 is the square's corner, as in the data sets' readers: a label's pixel begins at its own number.
+    # 1e-3 pixels: float32 may leave a position just below a whole number
+    pixels = np.floor((np.where(shown[..., None], landmarks, 0) + 1) / 2 * (S - 1) + 1e-3).astype(np.intp)
     shown &= ((pixels >= 0) & (pixels < S)).all(axis=-1)
     if not shown.any():
         raise LeftOut("no test picture shows a keypoint")

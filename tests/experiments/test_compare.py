@@ -40,6 +40,9 @@ def test_no_runs_make_empty_tables(tmp_path, monkeypatch):
 def test_a_damaged_run_is_left_out_by_name(three, capsys):
     (three[0].folder / "config.yaml").write_text("n_parts: eight")
     assert len(compare.all_runs()) == 2 and "r0" in capsys.readouterr().out
+    saved = three[1].folder / "config.yaml"
+    saved.write_text(saved.read_text().replace("dataset: creatures", "dataset: of_another_clone"))
+    assert len(compare.all_runs()) == 1 and "r1: dataset: there is no 'of_another_clone'" in capsys.readouterr().out
 
 
 def test_the_best_two_or_the_named_two_are_compared(three):
