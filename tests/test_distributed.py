@@ -68,6 +68,8 @@ def test_the_command_trains_on_several_devices_and_survives_the_death_of_one(tmp
         said = process.communicate(timeout=300)[0]
         assert process.returncode == 0, said
         assert "step 40/40" in said and "Traceback" not in said
+        starts = (run_folder / "workers.log").read_text().count("train -> ") / 2  # each of the two says so
+        assert starts == 1 if name == "straight" else starts > 1
         trained[name] = torch.load(run_folder / "checkpoints" / "gan-00000040.pt")
         lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if line["stage"] == "train"] == list(range(5, 41, 5))
