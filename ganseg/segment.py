@@ -134,10 +134,8 @@ def _list_photos(paths, out):
     """(name, opener) of all photos. With several paths, a folder's own name comes first."""
     if out.is_file() or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
         raise UserError(f"out: {out} is a file or among the photos; name another folder.")
-    prefixes = [f"{path.name}/" if len(paths) > 1 and path.is_dir() else "" for path in paths]
-    listings = [list_pictures(path, called="photos") for path in paths]
-    pairs = zip(prefixes, listings, strict=True)
-    return [(prefix + name, opener) for prefix, listing in pairs for name, opener in listing]
+    return [(f"{path.name}/{name}" if len(paths) > 1 and path.is_dir() else name, opener)
+            for path in paths for name, opener in list_pictures(path, called="photos")]
 
 
 def _keep_inputs(paths, out, stems):
@@ -152,8 +150,7 @@ def _output_names(names):
     """A path within the output folder for each photo, none twice, whatever a zip calls its members."""
     taken, outputs = set(), []
     for name in names:
-        parts = [part for part in PurePosixPath(name).parts if part.strip("/") not in ("", "..")]
-        path = PurePosixPath(*parts)
+        path = PurePosixPath(*(part for part in PurePosixPath(name).parts if part.strip("/") not in ("", "..")))
         numbered = (f"{path}-{i}" for i in itertools.count(2))
         candidates = itertools.chain([str(path.with_suffix("")), str(path)], numbered)
         outputs.append(next(c for c in candidates if c.casefold() not in taken))  # a is A on a Mac

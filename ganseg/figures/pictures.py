@@ -102,9 +102,9 @@ def samples_sheet(generated, n_columns=10):
 
 
 def save(sheet, path, kind="PNG"):
-    """Write (H, W, 3) uint8 as a picture file, whole or not at all."""
+    """Write (H, W, 3) uint8 or a PIL image as a picture file, whole or not at all."""
     with files.whole(path, "wb") as file:
-        Image.fromarray(sheet).save(file, kind)
+        (sheet if isinstance(sheet, Image.Image) else Image.fromarray(sheet)).save(file, kind)
 
 
 def png(picture):

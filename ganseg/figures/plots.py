@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from ganseg.figures import pictures
 
@@ -102,15 +101,15 @@ def start_rows(rows, margin, title):
 
     rows  dict name -> (channels, W) in [-1, 1], margins on both sides included
     """
-    titles = list(map(plain, rows))
-    figure = make_subplots(len(rows), 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.09)
-    for i, values in enumerate(rows.values(), 1):
-        x = list(range(-margin, values.shape[1] - margin))
-        style = {"colorscale": "RdBu", "zmid": 0, "showscale": False}
-        figure.add_trace(go.Heatmap(x=x, z=values.tolist(), **style), row=i, col=1)
-        for edge in (-0.5, values.shape[1] - 2 * margin - 0.5):
-            figure.add_vline(x=edge, line_color="black", row=i, col=1)
-    figure.update_yaxes(showticklabels=False).update_xaxes(title_text="pixel", row=len(rows))
+    S, titles = next(iter(rows.values())).shape[1], list(map(plain, rows))
+    figure = px.imshow(np.stack([np.asarray(values) for values in rows.values()]), x=np.arange(S) - margin,
+                       facet_col=0, facet_col_wrap=1, aspect="auto", color_continuous_scale="RdBu",
+                       color_continuous_midpoint=0, labels={"x": "pixel"})
+    for note in figure.layout.annotations:
+        note.text = titles[int(note.text.partition("=")[2])]
+    for edge in (-0.5, S - 2 * margin - 0.5):
+        figure.add_vline(x=edge, line_color="black")
+    figure.update_yaxes(showticklabels=False).update_coloraxes(showscale=False)
     return _styled(figure, title, height=110 + 110 * len(rows))
 
 

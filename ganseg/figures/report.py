@@ -4,8 +4,6 @@ import base64
 import textwrap
 from html import escape
 
-import pandas as pd
-
 from ganseg import files, metrics
 from ganseg.figures import curves, pictures
 
@@ -25,8 +23,9 @@ WITH_CONTROL = ("The control is the same segmenter distilled from a generator th
                 "the metric gives without learning.")
 CSS = """body{font:16px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1.5em;color:#222}
 h2{margin-top:2em;border-bottom:1px solid #ddd} table{border-collapse:collapse;width:100%}
+tr:first-child{font-weight:600}
 th,td{text-align:left;vertical-align:top;padding:.3em .9em .3em 0;border-bottom:1px solid #eee}
-td:not(:last-child){text-align:right;font-variant-numeric:tabular-nums} td:last-child{color:#555;font-size:.85em}
+.number{text-align:right;font-variant-numeric:tabular-nums} .small{color:#555;font-size:.85em}
 img{max-width:100%} code,pre{font-size:.85em;overflow-x:auto} .fields{columns:3;padding-left:1.2em}"""
 
 
@@ -59,9 +58,13 @@ def metrics_table(run):
     record = _evaluation(run)
     if not record:
         return f"No metrics yet; make them with: {run.command('evaluate')}"
-    table = _table(record)
-    table["protocol"] = [textwrap.shorten(text, 60, placeholder=" ...").ljust(60) for text in table["protocol"]]
-    lines = [line.rstrip() for line in table.to_string().splitlines()]
+    rows = [(name, *numbers, textwrap.shorten(protocol, 60, placeholder=" ..."))
+            for name, *numbers, protocol in _rows(record)]
+    rows.insert(0, ("metric", "value", "untrained", "protocol"))
+    name, value, control, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    if not any(row[2] for row in rows[1:]):  # no control, no column
+        rows, control = [(a, b, "", d) for a, b, _, d in rows], 0
+    lines = [f"{a:{name}}  {b:>{value}}  {c:>{control}}  {d}".rstrip() for a, b, c, d in rows]
     return "\n".join(lines + [f"left out: {k} ({why})" for k, why in record.get("left_out", {}).items()])
 
 
@@ -69,15 +72,13 @@ def _evaluation(run):
     return next(reversed(run.records("evaluate")), {})
 
 
-def _table(record):
-    """A DataFrame of texts by metric: value, untrained (where there is a control) and protocol."""
+def _rows(record):
+    """(name, value, control's value or "", protocol) of each metric in a record, as text."""
     protocols = metrics.protocols()
     values = {name: f"{value:.4g}" for name, value in record.items()
               if name not in NO_METRICS and isinstance(value, int | float)}
-    rows = {name: {"value": value, "untrained": values.get(CONTROL + name, ""), "protocol": protocols.get(name, "")}
-            for name, value in values.items() if not name.startswith(CONTROL)}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "untrained", "protocol"])
-    return table if any(table["untrained"]) else table.drop(columns="untrained")
+    return [(name, value, values.get(CONTROL + name, ""), protocols.get(name, ""))
+            for name, value in values.items() if not name.startswith(CONTROL)]
 
 
 def _settings(run):
@@ -88,11 +89,15 @@ def _settings(run):
 
 
 def _metrics(record):
-    table = _table(record).rename(columns={"untrained": "control"})
-    with pd.option_context("display.max_colwidth", None):
-        page = table.to_html(border=0, justify="left")
+    rows = _rows(record)
+    has_control = any(control for _, _, control, _ in rows)
+    styles = ("", ' class="number"', ' class="number"', ' class="small"')
+    lines = [("metric", "value", "control" if has_control else "", "protocol"), *rows]
+    cells = ["".join(f"<td{style}>{escape(text)}</td>" for style, text in zip(styles, line, strict=True))
+             for line in lines]
     notes = _list(f"{name.replace('_', ' ')}: {note}" for name, note in record.get("notes", {}).items())
-    return page + (f"<p>{WITH_CONTROL}</p>" if "control" in table else "") + notes if len(table) else ""
+    below = (f"<p>{WITH_CONTROL}</p>" if has_control else "") + notes
+    return f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>{below}" if rows else ""
 
 
 def _list(texts, style=""):

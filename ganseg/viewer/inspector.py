@@ -238,11 +238,6 @@ class Inspector:
         self._edit(Scene(*map(_as_tensor, Scene._fields, values, [now.shape for now in self.scene])))
         self.seed = seed
 
-    def save_masks(self, path):
-        """Write the parts as PNG with a palette: pixel value = part, 0 background."""
-        with files.whole(path, "wb") as file:
-            pictures.indexed(self.labels, self.cfg.n_parts).save(file, "PNG")
-
     @torch.inference_mode()
     def save_gif(self, path, seed, n_frames=16, frame_ms=80):
         """Write the way from the picture as it is to another sample and back, picture and masks side by side."""

@@ -148,7 +148,8 @@ class GeneratedInspector(Panel):
     def _save(self):
         folder = self._folder()
         pictures.save(self.inspector.paint().image, folder / "inspector.png")
-        self.inspector.save_masks(folder / "inspector_masks.png")
+        masks = pictures.indexed(self.inspector.labels, self.inspector.cfg.n_parts)
+        pictures.save(masks, folder / "inspector_masks.png")
         return f"Saved inspector.png and inspector_masks.png (pixel value = part) in {folder}"
 
     def _save_gif(self):

@@ -70,12 +70,10 @@ class Photos:
         pixels of the largest probability. parts_missing is the number of parts that win no pixel.
         """
         area, labels, photos = self.predicted.area, self.predicted.labels, self.photos
-        if measure == "background_share":
-            return 1 - area.sum(axis=1)
-        if measure == "confidence":
-            return self.predicted.certainty
-        if measure == "parts_missing":
-            return (area == 0).sum(axis=1).astype(float)
+        known = {"background_share": 1 - area.sum(axis=1), "confidence": self.predicted.certainty,
+                 "parts_missing": (area == 0).sum(axis=1).astype(float)}
+        if measure in known:
+            return known[measure]
         if measure == "foreground_iou":
             true = photos.labels.numpy() != 0
             iou = np.array([masks.foreground_iou(labels[i, None], true[i, None]) for i in range(len(photos))])

@@ -1,6 +1,7 @@
 """Notebook widget: a run that trains elsewhere, followed by its folder."""
 
 import asyncio
+import contextlib
 import time
 from html import escape
 
@@ -48,10 +49,8 @@ class TrainingView(Panel):
         self.progress = None
         self._read_again()
         if self.timer is None or self.timer.done():
-            try:
+            with contextlib.suppress(RuntimeError):  # a plain Python program has no loop: the button remains
                 self.timer = asyncio.get_running_loop().create_task(self._keep_reading())
-            except RuntimeError:  # a plain Python program: the button remains
-                self.timer = None
 
     async def _keep_reading(self):
         while self.comm is not None and not (self.progress and self.progress.at_end):  # no comm: closed

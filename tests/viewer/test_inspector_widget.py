@@ -6,6 +6,7 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_inspector import changed, inspector  # noqa: F401  (a fixture)
 
 from ganseg import runs
@@ -124,6 +125,8 @@ def test_what_is_saved_lies_in_the_run(trained):
     names = {path.name for path in (trained.folder / "figures").glob("inspector*")}
     saved = pictures.read_picture(trained.folder / "figures" / "inspector.png")
     assert np.array_equal(saved, view.inspector.paint().image)
+    masks = Image.open(trained.folder / "figures" / "inspector_masks.png")
+    assert masks.mode == "P" and np.array_equal(np.asarray(masks), view.inspector.paint().masks.argmax(axis=0))
     assert names == {"inspector.png", "inspector_masks.png", "inspector.gif"} and "inspector.gif" in view.message.value
 
 
