@@ -54,7 +54,8 @@ def list_split(source, split, cfg):
         points = np.array([landmarks.get(name, missing) for name in chosen], np.float64)
         annotations["landmarks"] = points.reshape(len(chosen), len(table["names"]), 2)
         annotations["landmark_names"] = table["names"]
-        annotations["eyes"] = _eyes(table["names"])
+        eyes = {"left_eye", "right_eye"} <= set(table["names"])
+        annotations["eyes"] = (table["names"].index("left_eye"), table["names"].index("right_eye")) if eyes else None
     if (mask_of or table) and split == "train":
         known = table["landmarks"] if table else ()
         annotations["fit"] = np.array([name in mask_of or name in known for name in chosen])
@@ -127,9 +128,3 @@ def _read_table(source, pictures):
         raise source.error(f"has a {path} whose line {reader.line_num} cannot be read: {error}.") from None
     source.check_all_in(pictures, list(landmarks), f"pictures of {path}")
     return {"names": names, "landmarks": landmarks, "split": splits}
-
-
-def _eyes(names):
-    """Positions of left_eye and right_eye, where both are there."""
-    pair = "left_eye", "right_eye"
-    return tuple(names.index(eye) for eye in pair) if set(pair) <= set(names) else None

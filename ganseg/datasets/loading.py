@@ -41,7 +41,7 @@ def load_pictures(cfg, split, limit=None, check_all=False):
     if cfg.reader == "creatures":
         return _draw_creatures(kind, _most(cfg, kind), limit, cfg.image_size)
     pictures = _from_cache(cfg, kind, check_all)
-    rows = _rows(len(pictures), pictures.fit if split == "fit" else pictures.train)
+    rows = np.flatnonzero(pictures.fit if split == "fit" else pictures.train)
     return pictures.take(rows[spread_rows(len(rows), limit)])
 
 
@@ -51,15 +51,11 @@ def spread_rows(n, limit):
     return np.arange(k) * n // max(k, 1)
 
 
-def _rows(n, flags):
-    """The indices of n things with a flag; flags None: of all."""
-    return np.arange(n) if flags is None else np.flatnonzero(flags)
-
-
 def _limited(listing, most):
     """A listing with at most so many pictures to train on, which come first, and as many to fit on."""
-    train, fit = (_rows(len(listing.names), flags) for flags in (listing.train, listing.fit))
-    train, fit = (rows[spread_rows(len(rows), most)] for rows in (train, fit))
+    everything = np.ones(len(listing.names))
+    chosen = [np.flatnonzero(everything if flags is None else flags) for flags in (listing.train, listing.fit)]
+    train, fit = (rows[spread_rows(len(rows), most)] for rows in chosen)
     rows = np.concatenate([train, np.setdiff1d(fit, train)])
     return replace(listing.take(rows), train=np.isin(rows, train), fit=np.isin(rows, fit))
 
