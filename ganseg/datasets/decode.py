@@ -30,17 +30,6 @@ ORIENTATION = 0x0112  # EXIF tag
 GREY_TOPS = {"F": (1, 255, 65535), "I": (255, 65535)}  # what white may be in grey of more than 8 bits
 
 
-def read_picture(source, image_size, crop):
-    """One picture as a square.
-
-    source      bytes of a file, or its path
-    image_size  side S in pixels
-    crop        "squeeze" changes the aspect ratio, "center" cuts the middle out
-    Returns uint8 (S, S, 3). Raises ValueError with the reason when it cannot be read.
-    """
-    return read_square(source, image_size, crop)[0]
-
-
 def open_upright(source):
     """One picture at its own size, its first frame if it moves.
 
@@ -53,7 +42,15 @@ def open_upright(source):
 
 
 def read_square(source, image_size, crop, upright=True):
-    """The square (S, S, 3) and the picture's own (width, height); `upright` turns it as EXIF says."""
+    """One picture as a square.
+
+    source      bytes of a file, or its path
+    image_size  side S in pixels
+    crop        "squeeze" changes the aspect ratio, "center" cuts the middle out
+    upright     whether to turn it as EXIF says
+    Returns uint8 (S, S, 3) and the picture's own (width, height). Raises ValueError with the reason when it cannot be
+    read.
+    """
     # JPEG decodes at 1/2, 1/4 or 1/8 where that leaves four pixels or more, each way, for one of the square.
     # A 12 megapixel photo takes an eighth of the time, and colours change by less than 1 of 255 on average.
     picture, size = _decode(source, smallest=4 * image_size, upright=upright)

@@ -12,14 +12,8 @@ from ganseg.datasets import cache, celeba, creatures, cub, flowers, folder, taic
 from ganseg.datasets.base import Pictures
 from ganseg.datasets.source import Source, fingerprint, locate
 
-READERS = {
-    "folder": folder,
-    "celeba": celeba,
-    "celeba_aligned": celeba,
-    "taichi": taichi,
-    "cub": cub,
-    "flowers": flowers,
-}  # but for creatures, which are drawn
+READERS = {"folder": folder, "celeba": celeba, "celeba_aligned": celeba, "taichi": taichi, "cub": cub,
+           "flowers": flowers}  # but for creatures, which are drawn
 SPLITS = ("train", "fit", "test")
 N_CREATURES = {"train": 10_000, "test": 500}
 CREATURES_SEED = 0  # fixed, so that every run is tested on the same pictures
