@@ -7,6 +7,7 @@ images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8; index.npz, of which zip 
 checksum of each row of images and labels, names, landmarks (N, L, 2), masked, train and fit (N,), and facts, in JSON.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -86,16 +87,19 @@ def _check_rows(maps, names, crc, check_all):
         if len(array) != n or array.dtype != np.uint8:
             raise ValueError(f"{name}.npy is not what was written")
     for i in range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int):
-        if _checksum(maps, i) != crc[i]:
+        if _checksum(_read_row(array, int(i)) for array in maps.values()) != crc[i]:
             raise ValueError(f"picture {i} ({names[i]}) is not what was written")
 
 
-def _checksum(maps, i):
-    """The checksum of row i of images, then labels."""
-    crc = 0
-    for array in maps.values():
-        crc = zlib.crc32(array[i], crc)
-    return crc
+def _read_row(array, i):
+    """Row i of a map, read from its file: the map would read far around it."""
+    size = array[0].nbytes
+    return np.fromfile(array.filename, np.uint8, size, offset=array.offset + i * size)
+
+
+def _checksum(rows):
+    """The checksum of one row of images, then of labels."""
+    return functools.reduce(lambda crc, row: zlib.crc32(row, crc), rows, 0)
 
 
 def _check_room(root, listing, image_size):
@@ -132,7 +136,7 @@ def _decode_all(folder, source, listing, S, crop):
                 arrays["labels"][i] = decode.read_labels(data, size, listing.to_labels, S, crop, listing.upright)
             except Exception as error:
                 raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
-        return None, size, _checksum(arrays, i)
+        return None, size, _checksum(array[i] for array in arrays.values())
 
     reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
     return arrays, reasons, np.array(sizes, np.int64), np.array(crc, np.uint32)
