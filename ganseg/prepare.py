@@ -29,11 +29,12 @@ def build_cache(run):
     Returns the pictures by split: train, fit (those of the training pictures' cache that are fitted on) and test.
     """
     cfg = run.cfg
-    splits = {split: loading.load_pictures(cfg, split, check_all=split != "fit") for split in loading.SPLITS}
-    if cfg.reader != "creatures":
-        lists = {"split_list": str(locate(cfg.split_list, "a file"))} if cfg.split_list else {}
-        runs.remember(cfg.dataset, source=str(locate(cfg.source, "the pictures")), **lists)
-    return splits
+    train, test = (loading.load_pictures(cfg, split, check_all=True) for split in ("train", "test"))
+    if cfg.reader == "creatures":
+        return {"train": train, "fit": train, "test": test}
+    lists = {"split_list": str(locate(cfg.split_list, "a file"))} if cfg.split_list else {}
+    runs.remember(cfg.dataset, source=str(locate(cfg.source, "the pictures")), **lists)
+    return {"train": train, "fit": loading.load_pictures(cfg, "fit"), "test": test}
 
 
 def count_pictures(cfg, splits):

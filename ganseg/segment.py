@@ -53,7 +53,7 @@ class PhotoSegmenter:
 
     def square(self, source):
         """A photo (path or bytes) as in training: (S, S, 3) uint8."""
-        return decode.read_picture(source, self.cfg.image_size, self.cfg.crop)
+        return decode.read_square(source, self.cfg.image_size, self.cfg.crop)[0]
 
     @torch.inference_mode()
     def logits(self, squares):

@@ -8,8 +8,19 @@ import numpy as np
 import torch
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Facts:
+    """What holds for all pictures of a split."""
+
+    only_foreground: bool = False  # the labels say foreground or not, no parts
+    landmark_names: tuple[str, ...] = ()  # L
+    eyes: tuple[int, int] | None = None  # the two landmarks of the inter-ocular distance, left and right
+    frame_px: float | None = None  # width of the frames in which the data set's own protocol counts pixels
+    split_by: str = "as published"  # how test pictures were told from training pictures
+
+
 @dataclass(frozen=True, eq=False)  # == on tensors would raise
-class Pictures:
+class Pictures(Facts):
     """Pictures of one split, with the annotations there are.
 
     Coordinates are (x, y) in [-1, 1] with -1 and 1 on the outer pixel centres: pixel i of S is at
@@ -20,12 +31,7 @@ class Pictures:
     names: np.ndarray | list[str]  # N: path within the source
     labels: torch.Tensor | None = None  # (N, S, S) uint8, 0 background, parts above
     masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all that there are
-    only_foreground: bool = False  # labels say foreground or not, no parts
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
-    landmark_names: tuple[str, ...] = ()  # L
-    eyes: tuple[int, int] | None = None  # the two landmarks of the inter-ocular distance
-    frame_px: float | None = None  # width of the frames in which the data set's own protocol counts pixels
-    split_by: str = "as published"  # how test pictures were told from training pictures
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
     train: np.ndarray | None = None  # of a whole cache (N,) bool: what is trained on; None: all
     fit: np.ndarray | None = None  # likewise, what regressions and matching are fitted on
@@ -47,20 +53,15 @@ class Pictures:
 
 
 @dataclass(frozen=True, eq=False)
-class Listing:
+class Listing(Facts):
     """What a reader finds of one split, nothing decoded yet. Masks and landmarks are in the picture's own pixels."""
 
     names: list[str]  # N paths within the source
     masks: list[str | None] | None = None  # N paths of their masks, None where a picture has none
     to_labels: Callable | None = None  # see the functions of ganseg.datasets.decode with this argument
-    only_foreground: bool = False  # the masks know no parts
     landmarks: np.ndarray | None = None  # (N, L, 2) float: x, y, pixel centres being whole numbers; NaN missing
-    landmark_names: tuple[str, ...] = ()
-    eyes: tuple[int, int] | None = None  # indices of left and right eye
-    frame_px: float | None = None
     train: np.ndarray | None = None  # (N,) bool: of the split "train", what is trained on; None: all
     fit: np.ndarray | None = None  # (N,) bool: of the split "train", what is fitted on; None: all
-    split_by: str = "as published"
     upright: bool = False  # annotations refer to the picture as its EXIF data turns it
 
     def take(self, rows):

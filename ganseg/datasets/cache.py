@@ -1,18 +1,18 @@
 """Decoded squares on disk, made once for each source, size and crop: a folder of npy files.
 
-npy because numpy itself writes, maps and checks it. A picture is one row at a known place, so a map of a million
-pictures opens at once and a batch is one gather. The files can be sparse, every language reads them, and they need no
-further library. (Arrow and HDF5 maps add a library and a copy; record files for streaming, such as WebDataset, give no
-random access; zarr decompresses whole chunks.)
+npy because numpy itself writes and maps it: a map of a million pictures opens at once, and a batch is one gather. Files
+for streaming, such as WebDataset, give no random access, and zarr decompresses whole chunks.
 
 images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8; index.npz, of which zip checks each member: crc (N,), the
 checksum of each row of images and labels, names, landmarks (N, L, 2), masked, train and fit (N,), and facts, in JSON.
 """
 
+import functools
 import json
 import os
 import shutil
 import zlib
+from dataclasses import fields
 
 import numpy as np
 import torch
@@ -20,18 +20,14 @@ from filelock import FileLock
 
 from ganseg import files
 from ganseg.datasets import decode
-from ganseg.datasets.base import Pictures
+from ganseg.datasets.base import Facts, Pictures
 from ganseg.datasets.source import printable
 from ganseg.errors import UserError
 
 CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks all
 MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
-FACTS = ("landmark_names", "eyes", "frame_px", "only_foreground", "split_by")
+FACTS = [field.name for field in fields(Facts)]
 TUPLES = ("landmark_names", "eyes")  # lists in JSON
-
-
-class Damaged(Exception):
-    """The cache is not what was written."""
 
 
 def open_or_build(folder, listed, image_size, crop, check_all=False):
@@ -57,57 +53,53 @@ def open_or_build(folder, listed, image_size, crop, check_all=False):
     return pictures
 
 
+def _open_if_whole(folder, check_all):
+    """The pictures of a cache; None where it is missing or damaged."""
+    if not (folder / "index.npz").exists():
+        return None
+    try:
+        return open_cache(folder, check_all)
+    except Exception as error:  # a changed byte can lead anywhere
+        print(f"The cache {folder} is damaged ({decode.reason(error)}) and is built again.", flush=True)
+        return None
+
+
 def open_cache(folder, check_all=False):
-    """The pictures of a cache. Raises FileNotFoundError where there is none, Damaged where it is not as written."""
-    with open(folder / "index.npz", "rb") as file:
-        try:
-            return _open(folder, dict(np.load(file, allow_pickle=False)), check_all)
-        except Exception as error:  # a changed byte can lead anywhere
-            raise error if isinstance(error, Damaged) else Damaged(decode.reason(error)) from None
-
-
-def _open(folder, index, check_all):
-    """As open_cache; `index` holds the arrays of index.npz."""
-    facts, crc, names = json.loads(str(index.pop("facts"))), index.pop("crc"), index.pop("names")
+    """The pictures of a cache. Raises ValueError, or what a changed byte leads to, where it is not as written."""
+    with np.load(folder / "index.npz", allow_pickle=False) as index:
+        known = dict(index)
+    facts, crc, names = json.loads(str(known.pop("facts"))), known.pop("crc"), known.pop("names")
     # "c": a private map that torch may take as writable; nothing is written
     maps = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in facts.pop("maps")}
     _check_rows(maps, names, crc, check_all)
-    if "landmarks" in index:
-        maps["landmarks"] = index.pop("landmarks")
+    if "landmarks" in known:
+        maps["landmarks"] = known.pop("landmarks")
     tensors = {name: torch.from_numpy(array) for name, array in maps.items()}
     facts = {name: tuple(value) if name in TUPLES and value else value for name, value in facts.items()}
     skipped = [tuple(pair) for pair in facts.pop("skipped")]
-    return Pictures(names=names, skipped=skipped, **tensors, **index, **facts)
+    return Pictures(names=names, skipped=skipped, **tensors, **known, **facts)
 
 
 def _check_rows(maps, names, crc, check_all):
-    """Raise Damaged where a row of images and labels, all of them or a spread, does not have its checksum."""
+    """Raise ValueError where a row of images and labels, all of them or a spread, does not have its checksum."""
     n = len(crc)
     for name, array in maps.items():
         if len(array) != n or array.dtype != np.uint8:
-            raise Damaged(f"{name}.npy is not what was written")
+            raise ValueError(f"{name}.npy is not what was written")
     for i in range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int):
-        if _checksum(maps, i) != crc[i]:
-            raise Damaged(f"picture {i} ({names[i]}) is not what was written")
+        if _checksum(_read_row(array, int(i)) for array in maps.values()) != crc[i]:
+            raise ValueError(f"picture {i} ({names[i]}) is not what was written")
 
 
-def _checksum(maps, i):
-    """The checksum of row i of images, then labels."""
-    crc = 0
-    for array in maps.values():
-        crc = zlib.crc32(array[i], crc)
-    return crc
+def _read_row(array, i):
+    """Row i of a map, read from its file: the map would read far around it."""
+    size = array[0].nbytes
+    return np.fromfile(array.filename, np.uint8, size, offset=array.offset + i * size)
 
 
-def _open_if_whole(folder, check_all):
-    """The pictures of a cache; None where it is missing or damaged."""
-    try:
-        return open_cache(folder, check_all)
-    except FileNotFoundError:
-        return None
-    except Damaged as error:
-        print(f"The cache {folder} is damaged ({error}) and is built again.", flush=True)
-        return None
+def _checksum(rows):
+    """The checksum of one row of images, then of labels."""
+    return functools.reduce(lambda crc, row: zlib.crc32(row, crc), rows, 0)
 
 
 def _check_room(root, listing, image_size):
@@ -144,7 +136,7 @@ def _decode_all(folder, source, listing, S, crop):
                 arrays["labels"][i] = decode.read_labels(data, size, listing.to_labels, S, crop, listing.upright)
             except Exception as error:
                 raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
-        return None, size, _checksum(arrays, i)
+        return None, size, _checksum(array[i] for array in arrays.values())
 
     reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
     return arrays, reasons, np.array(sizes, np.int64), np.array(crc, np.uint32)
@@ -162,7 +154,7 @@ def _write(folder, source, listing, S, crop):
         for name, array in maps.items():
             _keep_rows(folder, name, array, readable)
         listing, sizes, crc = listing.take(readable), sizes[readable], crc[readable]
-    known = {name: rows for name in ("train", "fit") if (rows := getattr(listing, name)) is not None}
+    known = {"train": listing.train, "fit": listing.fit}
     if listing.landmarks is not None:
         known["landmarks"] = _to_square(_landmarks_inside(listing, sizes), sizes, S, crop).astype(np.float32)
     if listing.masks is not None:

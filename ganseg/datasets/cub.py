@@ -66,17 +66,18 @@ def _list_ids(source, split, split_list, known):
         except OSError as error:
             raise UserError(f"{where} cannot be read: {error.strerror}.") from None
         part_of = _parse_table(text.splitlines(), where, "id split", int, {"0": 0, "1": 1, "2": 2}.__getitem__)
+        split_by = "the user's split_list"  # which may leave pictures out
     elif official is not None:
         where, wanted = _where(source, official), {"train": 1, "test": 0}[split]
         part_of = _parse_table(source.read_lines(official), where, "id is_train", int, {"0": 0, "1": 1}.__getitem__)
         source.check_all_in(part_of, known, f"ids of {IMAGES} in {official}")
+        split_by = f"the official {SPLIT}"
     else:
         print(f"{source.path} lacks {SPLIT}: every tenth picture by id is tested on, the others train.", flush=True)
-        chosen = [i for row, i in enumerate(known) if (row % 10 == 0) == (split == "test")]
-        return chosen, f"every tenth picture by id, for want of {SPLIT}"
+        part_of, wanted = {i: row % 10 == 0 for row, i in enumerate(known)}, split == "test"
+        split_by = f"every tenth picture by id, for want of {SPLIT}"
     source.check_all_in(set(known), list(part_of), f"ids of {split_list or official} in {IMAGES}")
-    chosen = [i for i in known if part_of.get(i) == wanted]  # a user's list may leave pictures out
-    return chosen, "the user's split_list" if split_list is not None else f"the official {SPLIT}"
+    return [i for i in known if part_of.get(i) == wanted], split_by
 
 
 def _read_landmarks(source, ids, pictures):

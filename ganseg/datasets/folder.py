@@ -44,28 +44,27 @@ def list_split(source, split, cfg):
     if not names:
         raise source.error(NO_PICTURES)
     mask_of = _match_masks(source, names, masks, folder) if masks else {}
-    table = _read_table(source, set(names))
-    chosen, split_by = _choose(names, split, mask_of, table)
+    landmark_names, landmarks, split_of = _read_table(source, set(names))
+    annotated = [name for name in names if name in mask_of or name in landmarks]
+    chosen, split_by = _choose(names, split, annotated, split_of)
     annotations = {"upright": True, "split_by": split_by}
     if mask_of:
         annotations |= {"masks": [mask_of.get(name) for name in chosen], "to_labels": index_labels}
-    if table:
-        landmarks, missing = table["landmarks"], [math.nan] * (2 * len(table["names"]))
-        points = np.array([landmarks.get(name, missing) for name in chosen], np.float64)
-        annotations["landmarks"] = points.reshape(len(chosen), len(table["names"]), 2)
-        annotations["landmark_names"] = table["names"]
-        annotations["eyes"] = _eyes(table["names"])
-    if (mask_of or table) and split == "train":
-        known = table["landmarks"] if table else ()
-        annotations["fit"] = np.array([name in mask_of or name in known for name in chosen])
+    if landmark_names:
+        points = [landmarks.get(name, [math.nan] * (2 * len(landmark_names))) for name in chosen]
+        annotations["landmarks"] = np.array(points, np.float64).reshape(len(chosen), len(landmark_names), 2)
+        annotations["landmark_names"] = landmark_names
+        if {"left_eye", "right_eye"} <= set(landmark_names):
+            annotations["eyes"] = landmark_names.index("left_eye"), landmark_names.index("right_eye")
+    if (mask_of or landmark_names) and split == "train":
+        annotations["fit"] = np.isin(chosen, annotated)
     return Listing(chosen, **annotations)
 
 
-def _choose(names, split, mask_of, table):
+def _choose(names, split, annotated, split_of):
     """The pictures of a split, and what the split was made by."""
-    if table and table["split"]:
-        return [name for name in names if table["split"].get(name, "train") == split], TABLE
-    annotated = [name for name in names if name in mask_of or (table and name in table["landmarks"])]
+    if split_of:
+        return [name for name in names if split_of.get(name, "train") == split], TABLE
     test = set(annotated[1::2] or annotated)
     if test:
         return [name for name in names if (name in test) == (split == "test")], "every second annotated picture"
@@ -98,10 +97,10 @@ def _match_masks(source, names, masks, folder):
 
 
 def _read_table(source, pictures):
-    """landmarks.csv as {names, landmarks: picture -> flat x, y pairs, split: picture -> split}, or None."""
+    """landmarks.csv as names, {picture: flat x, y pairs} and {picture: split}; all empty where there is none."""
     path = source.find(TABLE)
     if path is None:
-        return None
+        return (), {}, {}
     top = path[: -len(TABLE)]
     reader = csv.DictReader(source.read_lines(path))
     columns = reader.fieldnames or []
@@ -126,10 +125,4 @@ def _read_table(source, pictures):
     except (TypeError, ValueError, csv.Error) as error:
         raise source.error(f"has a {path} whose line {reader.line_num} cannot be read: {error}.") from None
     source.check_all_in(pictures, list(landmarks), f"pictures of {path}")
-    return {"names": names, "landmarks": landmarks, "split": splits}
-
-
-def _eyes(names):
-    """Positions of left_eye and right_eye, where both are there."""
-    pair = "left_eye", "right_eye"
-    return tuple(names.index(eye) for eye in pair) if set(pair) <= set(names) else None
+    return names, landmarks, splits

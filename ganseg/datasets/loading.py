@@ -12,14 +12,8 @@ from ganseg.datasets import cache, celeba, creatures, cub, flowers, folder, taic
 from ganseg.datasets.base import Pictures
 from ganseg.datasets.source import Source, fingerprint, locate
 
-READERS = {
-    "folder": folder,
-    "celeba": celeba,
-    "celeba_aligned": celeba,
-    "taichi": taichi,
-    "cub": cub,
-    "flowers": flowers,
-}  # but for creatures, which are drawn
+READERS = {"folder": folder, "celeba": celeba, "celeba_aligned": celeba, "taichi": taichi, "cub": cub,
+           "flowers": flowers}  # but for creatures, which are drawn
 SPLITS = ("train", "fit", "test")
 N_CREATURES = {"train": 10_000, "test": 500}
 CREATURES_SEED = 0  # fixed, so that every run is tested on the same pictures
@@ -41,7 +35,7 @@ def load_pictures(cfg, split, limit=None, check_all=False):
     if cfg.reader == "creatures":
         return _draw_creatures(kind, _most(cfg, kind), limit, cfg.image_size)
     pictures = _from_cache(cfg, kind, check_all)
-    rows = _rows(len(pictures), pictures.fit if split == "fit" else pictures.train)
+    rows = np.flatnonzero(pictures.fit if split == "fit" else pictures.train)
     return pictures.take(rows[spread_rows(len(rows), limit)])
 
 
@@ -51,15 +45,11 @@ def spread_rows(n, limit):
     return np.arange(k) * n // max(k, 1)
 
 
-def _rows(n, flags):
-    """The indices of n things with a flag; flags None: of all."""
-    return np.arange(n) if flags is None else np.flatnonzero(flags)
-
-
 def _limited(listing, most):
     """A listing with at most so many pictures to train on, which come first, and as many to fit on."""
-    train, fit = (_rows(len(listing.names), flags) for flags in (listing.train, listing.fit))
-    train, fit = (rows[spread_rows(len(rows), most)] for rows in (train, fit))
+    everything = np.ones(len(listing.names))
+    chosen = [np.flatnonzero(everything if flags is None else flags) for flags in (listing.train, listing.fit)]
+    train, fit = (rows[spread_rows(len(rows), most)] for rows in chosen)
     rows = np.concatenate([train, np.setdiff1d(fit, train)])
     return replace(listing.take(rows), train=np.isin(rows, train), fit=np.isin(rows, fit))
 

@@ -54,7 +54,7 @@ def grey(values, format="PNG"):
 
 def left_and_right(data, **options):
     """Colours in the middle of the left and the right half."""
-    square = decode.read_picture(data, 32, options.get("crop", "squeeze"))
+    square = decode.read_square(data, 32, options.get("crop", "squeeze"))[0]
     assert square.shape == (32, 32, 3) and square.dtype == np.uint8
     return square[16, 7].tolist(), square[16, 24].tolist()
 
@@ -181,15 +181,15 @@ def test_a_moving_picture_gives_its_first_frame(format):
 def test_squeeze_shows_all_and_center_cuts_the_middle_out():
     picture = halves(RED, RED, size=(96, 32))
     picture.paste(BLUE, (32, 0, 64, 32))
-    squeezed = decode.read_picture(encoded(picture), 32, "squeeze")
+    squeezed = decode.read_square(encoded(picture), 32, "squeeze")[0]
     assert squeezed[16, 3].tolist() == [*RED] and squeezed[16, 16].tolist() == [*BLUE]
-    assert (decode.read_picture(encoded(picture), 32, "center") == BLUE).all()
+    assert (decode.read_square(encoded(picture), 32, "center")[0] == BLUE).all()
 
 
 def test_shrinking_averages():
     stripes = np.zeros((64, 640, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert near(decode.read_picture(encoded(Image.fromarray(stripes)), 32, "squeeze")[4:-4, 4:-4], 127)
+    assert near(decode.read_square(encoded(Image.fromarray(stripes)), 32, "squeeze")[0][4:-4, 4:-4], 127)
 
 
 def test_a_large_jpeg_is_like_the_same_picture_decoded_in_full():
@@ -206,18 +206,18 @@ def test_a_small_jpeg_is_decoded_in_full():
     noise = np.random.default_rng(0).integers(0, 255, (127, 127, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), "JPEG")
     full = decode.open_upright(data).resize((32, 32), Image.Resampling.LANCZOS)
-    assert (decode.read_picture(data, 32, "squeeze") == np.asarray(full)).all()
+    assert (decode.read_square(data, 32, "squeeze")[0] == np.asarray(full)).all()
 
 
 def test_a_picture_smaller_than_the_square_is_enlarged():
-    assert (decode.read_picture(encoded(Image.new("RGB", (1, 3), RED)), 64, "center") == RED).all()
+    assert (decode.read_square(encoded(Image.new("RGB", (1, 3), RED)), 64, "center")[0] == RED).all()
 
 
-def test_read_picture_takes_a_path_and_gives_the_reason_it_cannot(tmp_path):
+def test_a_picture_is_read_from_a_path_and_the_reason_given_where_it_cannot(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(halves()))
-    assert decode.read_picture(tmp_path / "a.png", 32, "squeeze")[16, 7].tolist() == [*RED]
+    assert decode.read_square(tmp_path / "a.png", 32, "squeeze")[0][16, 7].tolist() == [*RED]
     with pytest.raises(ValueError, match="^the file is empty$"):
-        decode.read_picture(b"", 32, "squeeze")
+        decode.read_square(b"", 32, "squeeze")[0]
 
 
 # --- folders and zips ---
