@@ -45,9 +45,7 @@ def _submit(client, dataset, missing, threads):
     for trial in missing:
         parent = futures.get(trial.after.name) if trial.after else None
         key = f"{outputs}/{dataset}/{trial.name}"  # a scheduler knows equal keys of several clients for the same work
-        futures[trial.name] = client.submit(
-            run_trial, dataset, trial, outputs, threads, parent, key=key, pure=False
-        )
+        futures[trial.name] = client.submit(run_trial, dataset, trial, outputs, threads, parent, key=key, pure=False)
     return {futures[trial.name]: trial for trial in missing}
 
 

@@ -135,7 +135,7 @@ def _paired_seconds(cfg, pair, device, n_steps):
 
 
 def sustained(cfg, device, n_steps=500):
-    """Make many steps of the fastest way in a row, penalties included: n_steps, steps_per_s and minutes_30000."""
+    """Make many steps of the fastest way in a row, penalties included. Yields n_steps, steps_per_s, minutes_30000."""
     fast = SHARED + BF16 + (ON_CUDA + COMPILED if device.type == "cuda" else ())
     trainer = Trainer(cfg, Way(settings=fast), device)
     for step in range(20):
@@ -144,7 +144,7 @@ def sustained(cfg, device, n_steps=500):
     for step in range(20, 20 + n_steps):
         trainer.seconds(step)
     rate = n_steps / (now(device) - start)
-    return {"n_steps": n_steps, "steps_per_s": rate, "minutes_30000": 30_000 / rate / 60}
+    yield {"n_steps": n_steps, "steps_per_s": rate, "minutes_30000": 30_000 / rate / 60}
 
 
 def growth(cfg, device, field, values, n_steps=3):
@@ -253,16 +253,13 @@ def _measure_run(run, n_steps=20, n_sustained=500):
     """Compare all changes, time the other stages and many steps in a row. Logs each record and prints it."""
     device = devices.choose_device(run.cfg.device)
     run.start(device)
-    for record in compare_ways(run.cfg, device, n_steps, compiled=True):
-        run.log("benchmark", 0, **record)
-        numbers = (f"{name} {value:.3g}" for name, value in record.items() if name != "change")
-        print(f"{record['change']}:", *numbers, sep="  ", flush=True)
-    for record in other_stages(run.cfg, device):
-        run.log("benchmark_stages", 0, **record)
-        print(f"{record['what']}: {record['pictures_per_s']:.3g} pictures/s", flush=True)
-    record = run.log("sustained", 0, **sustained(run.cfg, device, n_sustained))
-    rate, minutes = record["steps_per_s"], record["minutes_30000"]
-    print(f"{rate:.3g} steps/s over {n_sustained} steps, {minutes:.0f} minutes for 30,000")
+    measures = {"benchmark": compare_ways(run.cfg, device, n_steps, compiled=True),
+                "benchmark_stages": other_stages(run.cfg, device), "sustained": sustained(run.cfg, device, n_sustained)}
+    for stage, records in measures.items():
+        for record in records:
+            run.log(stage, 0, **record)
+            print(*(f"{value}:" if isinstance(value, str) else f"{name} {value:.3g}" for name, value in record.items()),
+                  sep="  ", flush=True)
 
 
 def main(argv=None):

@@ -67,16 +67,17 @@ def load_sweep(name, path=None):
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"sweep {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    apart = {"seed": "seeds are a parameter of their own", "dataset": "the data set is a parameter of its own"}
     for field in [*sweep.grid, *sweep.base, *sweep.per_part]:
-        if field not in config.Config.model_fields or field == "seed":
-            what = "seeds are a parameter of their own" if field == "seed" else "there is no such setting"
-            raise UserError(f"sweep {name}: {field}: {what}{config.nearest(field, config.Config.model_fields)}.")
+        if field in apart or field not in config.Config.model_fields:
+            unknown = f"there is no such setting{config.nearest(field, config.Config.model_fields)}"
+            raise UserError(f"sweep {name}: {field}: {apart.get(field, unknown)}.")
     if empty := [field for field, values in sweep.grid.items() if not values]:
         raise UserError(f"sweep {name}: {empty[0]}: the list of values is empty.")
     if wrong := [field for field in sweep.per_part if config.Config.model_fields[field].annotation is not float]:
         raise UserError(f"sweep {name}: per_part: {wrong[0]} is not a number with a fraction, such as lambda_con.")
     settings = [setting for finding in sweep.findings for setting in (finding.trial, finding.than or {})]
-    for field, value in [item for setting in settings for item in setting.items()]:
+    for field, value in itertools.chain(*map(dict.items, settings)):
         if value not in sweep.grid.get(field, []):
             raise UserError(f"sweep {name}: findings: {field} {value} is not in the grid; name one of its trials.")
     return sweep

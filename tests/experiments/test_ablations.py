@@ -64,6 +64,7 @@ def test_a_fixed_sigma_waits_for_the_trial_that_measures_it():
 @pytest.mark.parametrize("sweep, message", [
     ({"grid": {"n_pert": [1]}}, "n_pert: there is no such setting.*n_per"),
     ({"grid": {"seed": [1]}}, "seeds are a parameter"),
+    ({"grid": {"dataset": ["tiny"]}}, "the data set is a parameter"),
     ({"grid": {"n_per": []}}, "n_per: the list of values is empty"),
     ({"grid": {}}, "grid"),
     ({"grid": {"n_per": 4}}, "grid.n_per"),

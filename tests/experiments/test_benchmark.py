@@ -34,7 +34,7 @@ def test_every_change_is_compared_with_numbers(tiny):
     assert [r["change"] for r in records] == list(benchmark.changes(CPU, compiled=False))
     numbers = [value for r in records for name, value in r.items() if name not in ("change",) and "peak" not in name]
     assert all(value > 0 and math.isfinite(value) for value in numbers)
-    sustained = benchmark.sustained(cfg, CPU, n_steps=2)
+    (sustained,) = benchmark.sustained(cfg, CPU, n_steps=2)
     assert sustained["minutes_30000"] == pytest.approx(500 / sustained["steps_per_s"])
 
 
