@@ -109,7 +109,7 @@ class _MeanOfAll(torch.autograd.Function):
         return _MeanOfAll.apply(gradient.contiguous())
 
 
-class SyncedBatchNorm(nn.BatchNorm2d):
+class _SyncedBatchNorm(nn.BatchNorm2d):
     """BatchNorm with the statistics of all processes' slices together. Unlike torch's it works on the CPU too."""
 
     def forward(self, x):
@@ -134,7 +134,7 @@ def synchronise(network):
     if size() > 1:
         for module in network.modules():
             if type(module) is nn.BatchNorm2d:
-                module.__class__ = SyncedBatchNorm
+                module.__class__ = _SyncedBatchNorm
     return network
 
 

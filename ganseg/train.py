@@ -99,7 +99,7 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
     # The generator's graph is kept only where it will be used
     with devices.autocast(cfg, real.device), torch.set_grad_enabled(cfg.share_fakes):
         generated = G(latents)
-    values = discriminator_losses(D, real, generated.image.detach(), cfg, step)
+    values = _discriminator_losses(D, real, generated.image.detach(), cfg, step)
     _update(D, optimizer_D, values["discriminator_loss"] + cfg.gradient_penalty * values.get("gradient_penalty", 0))
 
     D.requires_grad_(False)
@@ -107,14 +107,14 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
         latents = distributed.mine(G.sample_latents(cfg.batch_size, random))
         with devices.autocast(cfg, real.device):
             generated = G(latents)
-    values |= generator_losses(D, generated, cfg, step)
+    values |= _generator_losses(D, generated, cfg, step)
     loss_G = values["generator_loss"] + cfg.lambda_con * values.get("concentration_loss", 0)
     _update(G, optimizer_G, loss_G + cfg.lambda_area * values.get("area_loss", 0))
     D.requires_grad_(True)
     return values
 
 
-def discriminator_losses(D, real, fake, cfg, step):
+def _discriminator_losses(D, real, fake, cfg, step):
     """discriminator_loss and, every so many steps, gradient_penalty: scalar tensors by name, not weighted."""
     with devices.autocast(cfg, real.device):
         scores = D(torch.cat([real, fake]))
@@ -125,8 +125,8 @@ def discriminator_losses(D, real, fake, cfg, step):
     return values
 
 
-def generator_losses(D, generated, cfg, step):
-    """generator_loss and, every so many steps, concentration_loss and area_loss: as of discriminator_losses."""
+def _generator_losses(D, generated, cfg, step):
+    """generator_loss and, every so many steps, concentration_loss and area_loss: as of _discriminator_losses."""
     with devices.autocast(cfg, generated.image.device):
         values = {"generator_loss": losses.generator_loss(D(generated.image))}
     if step % cfg.penalty_every_steps == 0:

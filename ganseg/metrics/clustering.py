@@ -28,7 +28,7 @@ def contingency_table(true, predicted, shape=None):
     return table.reshape(rows, columns)
 
 
-def normalized_mutual_information(table):
+def _normalized_mutual_information(table):
     """NMI in [0, 1] with the arithmetic mean of both entropies; 1 where neither side is divided.
 
     Source: sklearn's normalized_mutual_info_score, which takes no table.
@@ -59,7 +59,7 @@ def _foreground_rows(table):
 
 @metric("NMI of predicted and true labels over all pixels, background included, test set pooled.")
 def nmi(labels, true_labels):
-    return normalized_mutual_information(contingency_table(true_labels, labels))
+    return _normalized_mutual_information(contingency_table(true_labels, labels))
 
 
 @metric("ARI of predicted and true labels over all pixels, background included, test set pooled.")
@@ -70,7 +70,7 @@ def ari(labels, true_labels):
 @metric("NMI over the pixels whose true label is foreground, a predicted background being a class like any "
         "other, test set pooled.")
 def nmi_foreground(labels, true_labels):
-    return normalized_mutual_information(_foreground_rows(contingency_table(true_labels, labels)))
+    return _normalized_mutual_information(_foreground_rows(contingency_table(true_labels, labels)))
 
 
 @metric("ARI over the pixels whose true label is foreground, a predicted background being a class like any "

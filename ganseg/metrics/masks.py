@@ -44,7 +44,7 @@ def foreground_iou_center_box(true_foreground):
     return (inside / either).mean(axis=0).max()
 
 
-def pixel_counts(labels, n_parts):
+def _pixel_counts(labels, n_parts):
     """Pixels of each label 0..n_parts over all pictures, (K+1,) int.
 
     labels  (N, H, W), 0 background
@@ -58,7 +58,7 @@ def pixel_counts(labels, n_parts):
 
 def part_shares(labels, n_parts):
     """Share of the predicted foreground that each part holds, (K,); all 0 without foreground."""
-    foreground = pixel_counts(labels, n_parts)[1:]
+    foreground = _pixel_counts(labels, n_parts)[1:]
     return foreground / max(foreground.sum(), 1)
 
 
@@ -74,7 +74,7 @@ def part_share_min(labels, n_parts):
 
 @metric("Share of all pixels predicted as background, test set pooled.")
 def background_share(labels, n_parts):
-    return pixel_counts(labels, n_parts)[0] / labels.size
+    return _pixel_counts(labels, n_parts)[0] / labels.size
 
 
 @metric("1 (else 0) where fewer than half of the parts hold at least 2 % of the predicted foreground each, "

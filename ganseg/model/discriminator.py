@@ -7,7 +7,7 @@ from torch import nn
 from ganseg.model.layers import SLOPE, conv3x3, kaiming
 
 
-class DownBlock(nn.Module):
+class _DownBlock(nn.Module):
     """Halve the map: three convolutions beside a strided 1x1, sum / sqrt(2)."""
 
     def __init__(self, n_in, n_out, inplace):
@@ -32,7 +32,7 @@ class Discriminator(nn.Module):
         super().__init__()
         channels = [3, *cfg.discriminator_channels]
         self.blocks = nn.Sequential(*(
-            DownBlock(a, b, cfg.fast) for a, b in zip(channels, channels[1:], strict=False)
+            _DownBlock(a, b, cfg.fast) for a, b in zip(channels, channels[1:], strict=False)
         ))
         n = channels[-1]
         self.head = nn.Sequential(

@@ -19,7 +19,7 @@ DEFER_S = 0.15  # a model whose masks take longer shows them first, and the pict
 PAUSE_S = 0.1  # long enough for the browser to send what it held back
 
 
-class DragPoints(anywidget.AnyWidget):
+class _DragPoints(anywidget.AnyWidget):
     """A picture under points that a mouse, a finger or the keyboard moves; drag.js is its half in the browser."""
 
     _esm = Path(__file__).parent / "drag.js"
@@ -33,7 +33,7 @@ class DragPoints(anywidget.AnyWidget):
 
 
 def generated_inspector(run, seed=0):
-    """A run's generator to play with, as a GeneratedInspector; where there is none, the sentence that says why.
+    """A run's generator to play with, as a _GeneratedInspector; where there is none, the sentence that says why.
 
     run  a Run, its name as for runs.find, or an Inspector
     """
@@ -41,10 +41,10 @@ def generated_inspector(run, seed=0):
         inspector = run if isinstance(run, Inspector) else open_inspector(run, seed)
     except UserError as error:
         return ipywidgets.HTML(alert(error))
-    return GeneratedInspector(inspector)
+    return _GeneratedInspector(inspector)
 
 
-class GeneratedInspector(Panel):
+class _GeneratedInspector(Panel):
     """A shell over `inspector`, an Inspector: each control makes one edit, then everything is shown anew."""
 
     def __init__(self, inspector):
@@ -52,7 +52,7 @@ class GeneratedInspector(Panel):
         self.inspector, self._gesture, self._pending = inspector, 0, None
         parts = [(f"{k}: {name}", k) for k, name in zip(inspector.parts, inspector.names, strict=True)]
         colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in pictures.part_colors(len(parts)).tolist()]
-        self.drag = DragPoints(colors=colors)
+        self.drag = _DragPoints(colors=colors)
         self.sheet = ipywidgets.Image(format="png")
         self.sample = _number("sample", inspector.seed)
         self.other = _number("other sample", inspector.seed + 1)

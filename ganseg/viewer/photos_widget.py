@@ -15,17 +15,17 @@ ALL_PARTS = ("all of them", 0)  # a Dropdown cannot choose None
 
 
 def photo_browser(run, split="test", limit=1000):
-    """The run's segmenter on photos of a split (at most `limit`) or on the user's own, as a PhotoBrowser.
+    """The run's segmenter on photos of a split (at most `limit`) or on the user's own, as a _PhotoBrowser.
 
     Where the run has no segmenter, a sentence with the command that makes it.
     """
     try:
-        return PhotoBrowser(run, segment.load(run, run.cfg.device), split, limit)
+        return _PhotoBrowser(run, segment.load(run, run.cfg.device), split, limit)
     except UserError as error:
         return ipywidgets.HTML(alert(error))
 
 
-class PhotoBrowser(Panel):
+class _PhotoBrowser(Panel):
     """Photos by rank, the worst first; parts, truth and table of one; where a part is strongest; its name."""
 
     def __init__(self, run, model, split, limit):

@@ -58,12 +58,12 @@ def test_the_estimate_is_what_a_step_keeps_for_its_way_back(tiny):
         kept = {}
 
         def keep(tensor, kept=kept):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # alive, so that no address returns
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             out = G(G.sample_latents(n))
-        of_batch[n] = (sum(kept.values()), out)
+        of_batch[n] = (sum(storage.nbytes() for storage in kept.values()), out)
     grown = (of_batch[4][0] - of_batch[2][0]) / 2
     _, per_picture = memory.estimate(tiny())
     assert grown < per_picture < 2.5 * grown  # the discriminator's maps come on top
