@@ -1,5 +1,6 @@
 """Sweeps: what their files may say, which trials they make, and that they run, fail and go on."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from ganseg import config, records, runs, train
+from ganseg import config, files, records, runs, train
 from ganseg.errors import UserError
 from ganseg.experiments import ablations, findings, trials
 from ganseg.model import averaging
