@@ -77,7 +77,7 @@ def _work_on_run(stage, work, needs, argv):
     work(run)
 
 
-def _value(name, text, kind):
+def _value(name, text, kind=None):
     """What a parameter's text means: as it stands for text fields, else as YAML, with 1e-4 a number."""
     field = config.Config.model_fields.get(name)
     if text.lower() in ("none", "null"):
