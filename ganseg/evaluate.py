@@ -40,6 +40,7 @@ def evaluate(run):
         "distillation steps": state["step"],
         "generator weights": state.get("generator_weights", "released"),
         "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
+        "features of the discriminator": cfg.features,
         "test pictures": len(test),
         "test pictures told from training pictures by": test.split_by,
         "training pictures that fit regressions and matching": len(fit),

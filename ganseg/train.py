@@ -12,6 +12,7 @@ from ganseg.training.batches import Batches
 from ganseg.training.loop import Loop, progress
 
 N_SAMPLES = 30  # pictures in each file of samples/
+N_MEASURED = 64  # photos that say how large features are
 
 
 def train(run):
@@ -31,7 +32,7 @@ def train(run):
     device = distributed.start(cfg, devices.choose_device(cfg.device))
     photos = _load_photos(run)
     memory.check(cfg, device, memory.gan_step if gan else autoencoding.step)
-    networks = _networks(cfg) if gan else autoencoding.network(cfg)
+    networks = _networks(cfg, photos.images) if gan else autoencoding.network(cfg)
     with run.held():  # what could be a user's mistake has been read by now
         run.start(device)
         distributed.wait_for_all()
@@ -95,45 +96,79 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
     random  the step's CPU generator, from which latents are drawn
     Returns the losses and penalties of this step by name, as scalar tensors.
     """
-    latents = distributed.mine(G.sample_latents(cfg.batch_size, random))
-    # The generator's graph is kept only where it will be used
-    with devices.autocast(cfg, real.device), torch.set_grad_enabled(cfg.share_fakes):
-        generated = G(latents)
-    values = _discriminator_losses(D, real, generated.image.detach(), cfg, step)
-    _update(D, optimizer_D, values["discriminator_loss"] + cfg.gradient_penalty * values.get("gradient_penalty", 0))
+    with torch.set_grad_enabled(cfg.share_fakes):  # the generator's graph is kept only where it will be used
+        generated, seen = _generate(G, D, cfg, random)
+    values = _discriminator_losses(D, real, generated.image.detach(), [x.detach() for x in seen], cfg, step)
+    loss_D = values["discriminator_loss"] + values.get("features_discriminator_loss", 0)
+    _update(D, optimizer_D, loss_D + cfg.gradient_penalty * values.get("gradient_penalty", 0))
 
     D.requires_grad_(False)
     if not cfg.share_fakes:
-        latents = distributed.mine(G.sample_latents(cfg.batch_size, random))
-        with devices.autocast(cfg, real.device):
-            generated = G(latents)
-    values |= _generator_losses(D, generated, cfg, step)
-    loss_G = values["generator_loss"] + cfg.lambda_con * values.get("concentration_loss", 0)
+        generated, seen = _generate(G, D, cfg, random)
+    values |= _generator_losses(D, generated, seen, cfg, step)
+    loss_G = _image_loss(generated.image, values, cfg) + cfg.lambda_con * values.get("concentration_loss", 0)
+    loss_G = loss_G + cfg.lambda_range * values.get("range_penalty", 0)
     _update(G, optimizer_G, loss_G + cfg.lambda_area * values.get("area_loss", 0))
     D.requires_grad_(True)
     return values
 
 
-def _discriminator_losses(D, real, fake, cfg, step):
-    """discriminator_loss and, every so many steps, gradient_penalty: scalar tensors by name, not weighted."""
+def _generate(G, D, cfg, random):
+    """A batch of fakes, of several processes this one's slice, and their features: [] where there are none."""
+    latents = distributed.mine(G.sample_latents(cfg.batch_size, random))
+    with devices.autocast(cfg, latents.points.device):
+        generated = G(latents)
+        return generated, D.features.project(generated.image) if D.features else []
+
+
+def _discriminator_losses(D, real, fake, seen, cfg, step):
+    """Losses and penalties of the discriminators: scalar tensors by name, not weighted.
+
+    real, fake  images (B, 3, S, S)
+    seen        the fakes' features, where the config has some
+    """
     with devices.autocast(cfg, real.device):
         scores = D(torch.cat([real, fake]))
     values = {"discriminator_loss": losses.discriminator_loss(*scores.chunk(2))}
+    if D.features:
+        with devices.autocast(cfg, real.device), torch.no_grad():
+            of_real = D.features.project(real)
+        with devices.autocast(cfg, real.device):
+            scores = D.features.score([torch.cat(pair) for pair in zip(of_real, seen, strict=True)])
+        values["features_discriminator_loss"] = losses.hinge_loss(*scores.chunk(2))
     if step % cfg.gradient_penalty_every_steps == 0 and cfg.gradient_penalty > 0:
         # Not as compiled: torch.compile has no second derivatives
         values["gradient_penalty"] = losses.gradient_penalty(D.forward, real)
     return values
 
 
-def _generator_losses(D, generated, cfg, step):
-    """generator_loss and, every so many steps, concentration_loss and area_loss: as of _discriminator_losses."""
+def _generator_losses(D, generated, seen, cfg, step):
+    """Losses and penalties of the generator, as of _discriminator_losses."""
     with devices.autocast(cfg, generated.image.device):
         values = {"generator_loss": losses.generator_loss(D(generated.image))}
+        if seen:
+            values["features_generator_loss"] = -D.features.score(seen).mean()
+    if cfg.lambda_range:
+        values["range_penalty"] = losses.range_penalty(generated.image)
     if step % cfg.penalty_every_steps == 0:
         masks = generated.masks[:, 1:]
         values["concentration_loss"] = losses.concentration_loss(masks, generated.centers)
         values["area_loss"] = losses.area_loss(masks, losses.area_targets(generated, cfg.area_target))
     return values
+
+
+def _image_loss(image, values, cfg):
+    """What both discriminators want of an image, as one loss.
+
+    The features' gradient is as large as lambda_features times the other one's, whatever their scores mean.
+    """
+    if "features_generator_loss" not in values:
+        return values["generator_loss"]
+    own, of_features = (torch.autograd.grad(values[name], image, retain_graph=True)[0]
+                        for name in ("generator_loss", "features_generator_loss"))
+    squares = distributed.mean(torch.stack([own.square().mean(), of_features.square().mean()]))
+    ratio = (squares[0] / squares[1].clamp(min=1e-20)).sqrt()
+    return (image * (own + cfg.lambda_features * ratio * of_features)).sum()
 
 
 def _update(network, optimizer, loss):
@@ -164,12 +199,14 @@ def _list_skipped(run, photos):
         print(f"{len(lines)} pictures could not be read: see {run.folder / 'skipped_pictures.txt'}")
 
 
-def _networks(cfg):
+def _networks(cfg, photos):
     """Generator, discriminator and averaged generator, seeded, or from the warm start's checkpoint."""
     G = loading.build_generator(cfg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed + 1)
         D = Discriminator(cfg)
+    if D.features:
+        D.features.measure(photos[:N_MEASURED])
     G_ema = averaging.averaged_copy(G)
     loading.warm_start(cfg, generator=G, discriminator=D, ema=G_ema)
     return G, D, G_ema

@@ -29,9 +29,10 @@ def steps_in(n, cfg, folder):
     return torch.load(folder / f"{n}.pt")
 
 
-@pytest.mark.parametrize("share_fakes", [False, True])
-def test_two_processes_compute_the_gradients_of_one(tiny, tmp_path, share_fakes):
-    cfg = tiny(batch_size=8, share_fakes=share_fakes)
+@pytest.mark.parametrize("fields", [{"share_fakes": False}, {"share_fakes": True},
+                                    {"share_fakes": True, "features": "efficientnet_lite0", "features_size": 32}])
+def test_two_processes_compute_the_gradients_of_one(tiny, tmp_path, fields):
+    cfg = tiny(batch_size=8, **fields)
     one, two = (steps_in(n, cfg, tmp_path) for n in (1, 2))
     for name in ("gradients", "penalty"):
         largest = max(g.norm() for g in one[name])

@@ -4,6 +4,7 @@ import math
 
 from torch import nn
 
+from ganseg.model.features import FeatureDiscriminator
 from ganseg.model.layers import SLOPE, conv3x3, kaiming
 
 
@@ -26,7 +27,10 @@ class _DownBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (B, 3, S, S) in [-1, 1] -> scores (B,), high for real ones."""
+    """Images (B, 3, S, S) in [-1, 1] -> scores (B,), high for real ones.
+
+    features  a FeatureDiscriminator that judges beside it, or None
+    """
 
     def __init__(self, cfg):
         super().__init__()
@@ -39,6 +43,7 @@ class Discriminator(nn.Module):
             nn.Flatten(), nn.Linear(2 * 2 * n, n), nn.LeakyReLU(SLOPE), nn.Linear(n, 1)
         )
         self.apply(kaiming)
+        self.features = FeatureDiscriminator(cfg) if cfg.features != "none" else None
 
     def forward(self, images):
         return self.head(self.blocks(images)).flatten().float()

@@ -8,10 +8,14 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 
 from ganseg import checkpoints
 from ganseg.errors import UserError
+from ganseg.model import features
+from ganseg.model.layers import upsample
 
 
 def build(cfg):
     """The network that cfg.segmenter names."""
+    if cfg.segmenter == "unet_lite0":
+        return LiteUNet(cfg.n_parts + 1, cfg.segmenter_width, cfg.backbone_weights)
     if cfg.segmenter == "unet":
         return UNet(cfg.n_parts + 1, cfg.segmenter_width)
     return DeepLab(cfg.n_parts, cfg.backbone_weights)
@@ -40,6 +44,24 @@ class DeepLab(nn.Module):
         return self.model(images)["out"].float()
 
 
+class LiteUNet(nn.Module):
+    """A U-Net whose way down is EfficientNet-lite0, which sees the image doubled, for its strides are 2 to 16."""
+
+    def __init__(self, n_out, width, backbone_weights="none"):
+        super().__init__()
+        self.backbone = features.load_backbone(backbone_weights, scales=(0, 1, 2, 3))
+        n, w = self.backbone.feature_info.channels(), [width, 2 * width, 2 * width]
+        self.first = _double_conv(3, width)  # of the image as it is
+        self.up = nn.ModuleList([_double_conv(n[3] + n[2], w[2]), _double_conv(w[2] + n[1], w[1]),
+                                 _double_conv(w[1] + n[0] + width, w[0])])
+        self.head = nn.Conv2d(width, n_out, 1)
+
+    def forward(self, images):
+        maps = self.backbone(upsample(images))
+        maps[0] = torch.cat([maps[0], self.first(images)], dim=1)
+        return self.head(_way_up(self.up, maps)).float()
+
+
 class UNet(nn.Module):
     """Three levels of two convolutions, for images too small for DeepLab's strides."""
 
@@ -53,15 +75,19 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, n_out, 1)
 
     def forward(self, images):
-        features = []
-        x = images
-        for i, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if i else x)
-            features.append(x)
-        for block, skip in zip(self.up, features[-2::-1], strict=True):
-            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            x = block(torch.cat([x, skip], dim=1))
-        return self.head(x).float()
+        maps = [self.down[0](images)]
+        for block in self.down[1:]:
+            maps.append(block(F.max_pool2d(maps[-1], 2)))
+        return self.head(_way_up(self.up, maps)).float()
+
+
+def _way_up(blocks, maps):
+    """Double the coarsest map and join it with the next one, block by block; maps are fine to coarse."""
+    x = maps[-1]
+    for block, skip in zip(blocks, maps[-2::-1], strict=True):
+        x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+        x = block(torch.cat([x, skip], dim=1))
+    return x
 
 
 def _double_conv(n_in, n_out):

@@ -16,6 +16,17 @@ def generator_loss(fake_scores):
     return F.softplus(-fake_scores).mean()
 
 
+def hinge_loss(real_scores, fake_scores):
+    """Hinge loss of a discriminator: scores of any shape -> scalar."""
+    return F.relu(1 - real_scores).mean() + F.relu(1 + fake_scores).mean()
+
+
+def range_penalty(images, limit=1.5):
+    """Mean squared excess over the limit of the values before the tanh: images (B, 3, H, W) in [-1, 1] -> scalar."""
+    before = images.clamp(-1 + 1e-6, 1 - 1e-6).atanh()
+    return F.relu(before.abs() - limit).square().mean()
+
+
 def gradient_penalty(discriminator, images):
     """Mean of (||gradient of D at a real image||_2 - 1)^2; images (B, 3, H, W)."""
     images = images.detach().requires_grad_()

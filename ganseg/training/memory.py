@@ -16,7 +16,9 @@ from ganseg.model.discriminator import Discriminator
 def gan_step(cfg):
     """What a GAN's step makes of two pictures: (networks that learn, their averaged copies, output)."""
     G, D = fast.build(cfg), Discriminator(cfg)
-    return [G, D], [G], D.requires_grad_(False)(G(G.sample_latents(2)).image)
+    image = G(G.sample_latents(2)).image
+    scores = D.requires_grad_(False)(image)
+    return [G, D], [G], torch.cat([scores[:, None], D.features(image)], dim=1) if D.features else scores
 
 
 def check(cfg, device, step=gan_step):

@@ -54,7 +54,7 @@ def test_the_estimate_is_what_a_step_keeps_for_its_way_back(tiny):
     """Counted here from the real tensors, twice the batch at twice the bytes."""
     of_batch = {}
     for n in (2, 4):
-        G = train._networks(tiny())[0]
+        G = train._networks(tiny(), None)[0]
         kept = {}
 
         def keep(tensor, kept=kept):
