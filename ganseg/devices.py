@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import hashlib
+import sys
 
 import torch
 
@@ -31,6 +32,16 @@ def keep_freed_memory(keep=True):
         libc.mallopt(M_TRIM_THRESHOLD, min(2 * largest, 2**31 - 1))
         if not keep:
             libc.malloc_trim(0)
+
+
+def peak_gb():
+    """The most GB that this process has taken: of CUDA tensors where CUDA is in use, else of all memory."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e9
+    import resource  # Windows has none
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def rng(*key):

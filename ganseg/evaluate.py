@@ -51,8 +51,7 @@ def evaluate(run):
         print(f"Left out are {', '.join(OF_SAMPLES)}: {reason}; distil anew with: {run.command('distill')}", flush=True)
         values = {name: value for name, value in values.items() if name not in OF_SAMPLES}
         left_out |= dict.fromkeys(OF_SAMPLES, reason)
-    else:
-        notes["GAN steps of the generated samples"] = gan_step
+    notes |= {} if generated is None else {"GAN steps of the generated samples": gan_step}
     _save_figures(run, test, labels, generated)
     if run.newest("control"):
         C, control = loading.read_segmenter(run, "control", device)

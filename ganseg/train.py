@@ -32,7 +32,10 @@ def train(run):
     device = distributed.start(cfg, devices.choose_device(cfg.device))
     photos = _load_photos(run)
     memory.check(cfg, device, memory.gan_step if gan else autoencoding.step)
-    networks = _networks(cfg, photos.images) if gan else autoencoding.network(cfg)
+    if gan:
+        networks = _networks(cfg, photos.images)
+    else:
+        (networks,) = loading.warm_start(cfg, autoencoder=autoencoding.network(cfg))
     with run.held():  # what could be a user's mistake has been read by now
         run.start(device)
         distributed.wait_for_all()
@@ -207,9 +210,7 @@ def _networks(cfg, photos):
         D = Discriminator(cfg)
     if D.features:
         D.features.measure(photos[:N_MEASURED])
-    G_ema = averaging.averaged_copy(G)
-    loading.warm_start(cfg, generator=G, discriminator=D, ema=G_ema)
-    return G, D, G_ema
+    return loading.warm_start(cfg, generator=G, discriminator=D, ema=averaging.averaged_copy(G))
 
 
 def _print_progress(run):

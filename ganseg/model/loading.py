@@ -16,7 +16,7 @@ def build_generator(cfg):
 
 
 def warm_start(cfg, **networks):
-    """Give networks the weights that the checkpoint cfg.warm_start, if there is one, holds under their names.
+    """Networks, in a list, with the weights that the checkpoint cfg.warm_start, if there is one, holds for their names.
 
     Raises UserError where it lacks one, or has one of another shape.
     """
@@ -25,6 +25,7 @@ def warm_start(cfg, **networks):
         if name not in state:
             raise UserError(f"warm_start: {cfg.warm_start} has no {name}; name a run's checkpoint gan-*.pt.")
         checkpoints.load_weights(network, state[name], cfg.warm_start)
+    return list(networks.values())
 
 
 def load_generator(run, weights="raw", device="cpu"):

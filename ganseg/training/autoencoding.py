@@ -5,7 +5,6 @@ import torch.nn.functional as F
 
 from ganseg import devices, distributed
 from ganseg.errors import UserError
-from ganseg.model import loading
 from ganseg.model.autoencoder import Autoencoder, reconstruct
 from ganseg.training.loop import Loop
 
@@ -19,12 +18,10 @@ def check(cfg):
 
 
 def network(cfg):
-    """An auto-encoder as seeded by the config, without touching the global random state, or of its warm start."""
+    """A fresh auto-encoder as seeded by the config, without touching the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        made = Autoencoder(cfg)
-    loading.warm_start(cfg, autoencoder=made)
-    return made
+        return Autoencoder(cfg)
 
 
 def step(cfg):

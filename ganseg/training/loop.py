@@ -6,10 +6,10 @@ import time
 import torch
 
 from ganseg import checkpoints, distributed, signals
-from ganseg.devices import rng
+from ganseg.devices import peak_gb, rng
 from ganseg.errors import UserError
 from ganseg.figures import pictures
-from ganseg.training import health, memory
+from ganseg.training import health
 
 TIMED_STEPS = 20  # the estimate of the whole time rests on them
 LONG_S = 60  # shorter trainings get no estimate
@@ -95,7 +95,7 @@ class Loop:
         if left_s > LONG_S:
             left = str(datetime.timedelta(minutes=round(left_s / 60)))[:-3]
             print(f"{self.max_steps - self.done} steps of {step_s:.2g} s take about {left} hours:minutes; "
-                  f"memory at most {memory.peak_gb():.1f} GB so far.", flush=True)
+                  f"memory at most {peak_gb():.1f} GB so far.", flush=True)
 
     def add(self, **values):
         """Keep scalars (tensors) of this step for the next log line."""

@@ -1,8 +1,6 @@
 """Estimates how much memory a GAN training takes, before it starts."""
 
 import os
-import resource
-import sys
 from pathlib import Path
 
 import torch
@@ -66,14 +64,6 @@ def estimate(cfg, step=gan_step):
     fixed = 4 * 4 * sum(p.numel() for p in weights)  # weights, gradients, two moments of Adam
     fixed += 4 * sum(p.numel() for net in averaged for p in net.parameters())
     return fixed, activations * (0.6 if cfg.precision == "bf16" else 1)  # float32 where it matters
-
-
-def peak_gb():
-    """The most GB that this process has taken: of CUDA tensors where CUDA is in use, else of all memory."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def _room(device):
