@@ -22,18 +22,18 @@ def distill(run, control=False):
     device = devices.choose_device(cfg.device)
     stage, weights = ("control", "untrained") if control else ("distill", cfg.distill_generator)
     name = "control" if control else "segmenter"
-    G, gan_step = _teacher(run, weights, device)
+    G, taught_by = _teacher(run, weights, device)
     G.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         S = loading.build_segmenter(cfg).to(device, memory_format=devices.memory_format(cfg, device))
     optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
     parts = {"segmenter": S, "optimizer": optimizer}
-    facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights, "gan_step": gan_step}
+    facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights, **taught_by}
     S.train()
     with run.held():  # what could be a user's mistake has been read by now
         run.start(device)
-        loop = Loop(run, stage, name, parts, cfg.distill_steps, _outdated(run, name, gan_step), **facts)
+        loop = Loop(run, stage, name, parts, cfg.distill_steps, _outdated(run, name, taught_by), **facts)
         for step in loop.steps():
             loop.add(**distill_step(G, S, optimizer, cfg, step))
             if record := loop.finish_step():
@@ -41,21 +41,26 @@ def distill(run, control=False):
 
 
 def _teacher(run, weights, device):
-    """The generator that paints the pairs and its step, from one and the same checkpoint."""
+    """The generator that paints the pairs, and its step and attempt, from one and the same checkpoint.
+
+    A training that was rolled back comes to the same step again with other weights, in another attempt.
+    """
     if weights == "untrained":
-        return loading.load_generator(run, weights, device), 0
+        return loading.load_generator(run, weights, device), {"gan_step": 0}
     path, state = run.intact("gan")
     if path is None:
         raise runs.missing(run.folder, "gan")
-    return loading.generator_of(run.cfg, state, weights, path).to(device), state["step"]
+    taught_by = {"gan_step": state["step"], "gan_attempt": state.get("attempt", 0)}
+    return loading.generator_of(run.cfg, state, weights, path).to(device), taught_by
 
 
-def _outdated(run, name, gan_step):
-    """The checkpoints of a segmenter that learned from another step of the GAN."""
-    before = (run.load_state(name) or {}).get("gan_step", gan_step)
-    if before == gan_step:
+def _outdated(run, name, taught_by):
+    """The checkpoints of a segmenter that learned from another step, or another attempt at it, of the GAN."""
+    before = taught_by | (run.load_state(name) or {})  # older code kept no attempt
+    if all(before[fact] == value for fact, value in taught_by.items()):
         return []
-    print(f"The GAN has gone from step {before} to {gan_step} since its segmenter was distilled: distilled anew.")
+    print(f"The GAN has gone from step {before['gan_step']} to {taught_by['gan_step']} since its segmenter was "
+          "distilled: distilled anew.")
     return run.checkpoints(name)
 
 

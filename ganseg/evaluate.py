@@ -68,7 +68,8 @@ def _samples(run, state, photos, device):
         path, gan = run.intact("gan", step)
     except UserError:  # damaged
         path = None
-    if path is None:
+    # A training that was rolled back may have come to the step again, with other weights
+    if path is None or gan.get("attempt", 0) != state.get("gan_attempt", gan.get("attempt", 0)):
         return step, None
     return gan["step"], loading.paint(run, N_SAMPLES, photos.images, device=device, checkpoint=(path, gan))
 

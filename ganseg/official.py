@@ -94,16 +94,19 @@ def make_run(checkpoint, parameters, dataset, name, segmenter=None, **overrides)
     dataset, name  as everywhere: outputs/<dataset>/<name>
     segmenter      path of the released segmenter, or None to distil one's own
     overrides      config fields such as source
+    Raises UserError where the run has networks already: what was made of those would be taken for these ones'.
     """
     G, D = load_generator(checkpoint, parameters), load_discriminator(checkpoint, parameters)
     model = {field: getattr(G.cfg, field) for field in [*config.ModelConfig.model_fields, *SAME, "area_target"]}
     run = runs.open_run(dataset, name, **{**model, "segmenter": "deeplabv3_resnet50", **overrides})
+    if run.newest("gan") or run.newest("segmenter"):
+        raise UserError(f"name: {run.label} has networks already; give another name, or delete {run.folder}.")
     run.start("cpu")
     state = {"generator": G.state_dict(), "discriminator": D.state_dict(), "ema": G.state_dict()}
     run.save("gan", run.cfg.max_steps, state)
     if segmenter is not None:
         state = load_segmenter(segmenter, run.cfg.n_parts).state_dict()
-        run.save("segmenter", run.cfg.distill_steps, {"segmenter": state})
+        run.save("segmenter", run.cfg.distill_steps, {"segmenter": state, "gan_step": run.cfg.max_steps})
     return run
 
 

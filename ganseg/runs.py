@@ -143,10 +143,13 @@ class Run:
     def start(self, device):
         """Make the folder and save the config with what it runs on.
 
-        Of several processes of one training the first alone writes, here and below.
+        Of several processes of one training the first alone writes, here and below. Raises UserError where another
+        command has trained a run of other settings here since this one was opened.
         """
         if distributed.rank():
             return
+        if (self.folder / "config.yaml").exists() and any(self.folder.glob("checkpoints/*.pt")):
+            _reopened(self.folder, self.cfg.model_dump())
         with files.writing(self.folder):
             for name in ("checkpoints", "samples", "figures"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ganseg import distill, runs, train
+from ganseg import distill, evaluate, runs, train
 from ganseg.checkpoints import load_checkpoint
 from ganseg.devices import rng
 from ganseg.model import loading
@@ -61,6 +61,21 @@ def test_a_gan_that_was_trained_on_gets_a_new_segmenter(trained, tiny_run, capsy
     assert (new["step"], new["gan_step"]) == (2, 3) and "from step 2 to 3" in capsys.readouterr().out
     assert not torch.equal(new["segmenter"]["head.weight"], old["segmenter"]["head.weight"])
     assert [record["step"] for record in run.records("distill")] == [2]
+
+
+def test_a_gan_that_was_rolled_back_and_came_to_the_same_step_again_gets_a_new_segmenter(trained, tiny_run):
+    wishes = {"segmenter": "unet", "segmenter_width": 4, "distill_batch_size": 2, "distill_steps": 2}
+    run = tiny_run("trained", **wishes)
+    list(distill.distill(run))
+    old, gan = run.load_state("segmenter"), run.load_state("gan")
+    again = loading.build_generator(run.cfg.model_copy(update={"seed": 5})).state_dict()
+    run.save("gan", 2, {**gan, "ema": again, "attempt": 1})
+    assert evaluate.evaluate(run)["notes"].get("GAN steps of the generated samples") is None
+    list(distill.distill(run))
+    new = run.load_state("segmenter")
+    assert (old["gan_attempt"], new["gan_attempt"]) == (0, 1) and new["gan_step"] == 2
+    assert not all(torch.equal(new["segmenter"][name], value) for name, value in old["segmenter"].items())
+    assert evaluate.evaluate(run)["notes"]["GAN steps of the generated samples"] == 2
 
 
 def test_the_old_segmenter_stays_until_the_new_one_is_saved(trained, tiny_run, monkeypatch):

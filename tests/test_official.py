@@ -235,6 +235,10 @@ def test_released_weights_become_a_run_that_segments_photos(tmp_path, monkeypatc
     run = official.make_run(*released("celeba_wild_k8"), "creatures", "released", segmenter=detector)
     assert (run.cfg.n_parts, run.cfg.image_size, run.cfg.n_blocks) == (8, 128, 4)
     assert run.newest("gan").exists()
+    # So that a GAN that is trained on gets a segmenter of its own
+    assert run.load_state("segmenter")["gan_step"] == run.load_state("gan")["step"]
+    with pytest.raises(UserError, match="creatures/released has networks already"):
+        official.make_run(*released("celeba_wild_k8"), "creatures", "released")
     assert runs.open_run("creatures", "released", needs="segmenter").cfg == run.cfg
     photo = Image.effect_noise((50, 40), 80)
     assert segment.load("creatures/released", device="cpu").segment(photo).shape == (40, 50)

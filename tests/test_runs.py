@@ -61,6 +61,17 @@ def test_a_run_without_a_checkpoint_takes_other_settings(tiny_run):
     assert runs.open_run("creatures", "filled", preset="small").cfg == config.load("creatures", "small")
 
 
+def test_a_run_opened_before_another_command_trained_it_does_not_take_it_for_its_own(tiny_run):
+    early, other = tiny_run(lambda_con=10.0), tiny_run(lambda_con=5.0)
+    other.start("cpu")
+    other.save("gan", 1, {})
+    before = contents(early.folder)
+    with pytest.raises(UserError, match="lambda_con: .* was made with 5.0, not 10.0"):
+        early.start("cpu")
+    assert contents(early.folder) == before
+    tiny_run(max_steps=9).start("cpu")
+
+
 def test_pruning_never_deletes_what_was_just_saved(tiny_run, capsys):
     """Damaged checkpoints after the one that a training goes on from do not count as newer ones."""
     run = tiny_run(keep_checkpoints=1)

@@ -15,8 +15,9 @@ from ganseg.errors import UserError
 from ganseg.model import geometry, loading
 
 N_SIGMA2 = 5000  # a fixed sigma^2 is the mean over so many samples (S F.2)
-# What may change when a run is opened again: a trial says it itself, so that nothing that was saved takes its place
-ASKED = ("max_steps", "distill_steps", "max_test_pictures", *config.EvaluateConfig.model_fields)
+# A trial says itself what its results depend on, so that nothing that was saved takes its place
+ASKED = {"max_steps", "distill_steps", "max_test_pictures", *config.EvaluateConfig.model_fields}
+ASKED |= config.Config.model_fields.keys() - config.FREE - {"dataset", "preset"}
 
 
 class _Finding(BaseModel):
@@ -41,7 +42,7 @@ class Trial:
     """One run of a sweep."""
 
     setting: dict  # the point of the grid
-    overrides: dict  # everything that differs from the data set's own config, seed included, and ASKED
+    overrides: dict  # everything that differs from the data set's own config, seed included, and all of ASKED
     name: str  # of the run
     cfg: config.Config  # with the overrides; where the trial comes after another, fixed_sigma2 is made up
     after: "Trial | None" = None  # the trial whose samples give this one's sigma^2
@@ -76,6 +77,8 @@ def load_sweep(name, path=None):
         raise UserError(f"sweep {name}: {empty[0]}: the list of values is empty.")
     if wrong := [field for field in sweep.per_part if config.Config.model_fields[field].annotation is not float]:
         raise UserError(f"sweep {name}: per_part: {wrong[0]} is not a number with a fraction, such as lambda_con.")
+    if twice := [field for field in sweep.per_part if field in sweep.grid]:
+        raise UserError(f"sweep {name}: {twice[0]} is in the grid and in per_part, which would replace its values.")
     settings = [setting for finding in sweep.findings for setting in (finding.trial, finding.than or {})]
     for field, value in itertools.chain(*map(dict.items, settings)):
         if value not in sweep.grid.get(field, []):
@@ -97,12 +100,12 @@ def make_trials(sweep, dataset, prefix, seeds, **overrides):
         if field == "seed" or field in sweep.grid:
             instead = 'give -p seeds "[3]" for seed 3' if field == "seed" else "it is in the sweep's grid"
             raise UserError(f"{field}: cannot be given to all trials of a sweep; {instead}.")
-    shared = {**runs.remembered(dataset), **sweep.base, **overrides}
+    shared = {**runs.remembered(dataset), **_said(sweep.base), **overrides}
     own = config.load(dataset, **shared)
     made = []
     for values, seed in itertools.product(itertools.product(*sweep.grid.values()), seeds):
         setting = dict(zip(sweep.grid, values, strict=True))
-        wanted = {**shared, **setting, "seed": seed}
+        wanted = {**shared, **_said(setting), "seed": seed}
         if isinstance(n_parts := setting.get("n_parts", own.n_parts), int):
             wanted |= {field: getattr(own, field) * (n_parts / own.n_parts) for field in sweep.per_part}
         after, sigma2 = None, {}
@@ -130,10 +133,15 @@ def by_name(wanted):
     return found
 
 
+def _said(settings):
+    """Settings of which None says that there is none, as config.load takes them: for it None is not given."""
+    return {field: "none" if value is None and field != "preset" else value for field, value in settings.items()}
+
+
 def _trial(dataset, prefix, own, setting, wanted, after=None, **made_up):
     """A Trial with its settings checked; own  the config of what all trials share."""
     cfg = config.load(dataset, **wanted, **made_up)
-    asked = {field: "none" if (value := getattr(cfg, field)) is None else value for field in ASKED}
+    asked = _said({field: getattr(cfg, field) for field in ASKED - ({"fixed_sigma2"} if after else set())})
     differs = {field: value for field, value in setting.items() if value != getattr(own, field)}
     parts = [f"{field}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', str(value)).strip('_')}" for field, value in differs.items()]
     name = "-".join([prefix, *(parts or ["base"]), f"seed{wanted['seed']}"])

@@ -58,6 +58,8 @@ class Loop:
             elif path and isinstance(part, torch.nn.Module):  # released weights come without optimisers
                 raise UserError(f"{self.run.label}: {path.name} holds no {name}, so its training cannot go on; train "
                                 "a run of another name.")
+            elif path:
+                part.state.clear()  # an optimiser's, of the steps that are rolled back
 
     def steps(self):
         """Step numbers still to do, until max_steps or until max_minutes have passed.

@@ -71,6 +71,7 @@ def test_a_fixed_sigma_waits_for_the_trial_that_measures_it():
     ({"grid": {"n_per": 4}}, "grid.n_per"),
     ({"gird": {"n_per": [4]}}, "mine: grid"),
     ({"grid": {"n_per": [4]}, "per_part": ["heatmap"]}, "per_part: heatmap is not a number"),
+    ({"grid": {"lambda_con": [1.0]}, "per_part": ["lambda_con"]}, "lambda_con is in the grid and in per_part"),
     ({"grid": {"n_per": [4]}, "findings": [{"claim": "bad", "trial": {"n_per": 3}}]}, "n_per 3 is not in the grid"),
 ])
 def test_a_sweep_that_cannot_be_is_refused(tmp_path, sweep, message):
@@ -98,6 +99,25 @@ def test_bad_names_files_seeds_and_values_are_refused(tmp_path):
 def test_a_setting_that_the_sweep_itself_sets_is_refused_and_not_passed_over(given, message):
     with pytest.raises(UserError, match=message):
         trials.make_trials(trials.load_sweep("n_per"), "creatures", "a", [0], **given)
+
+
+def test_a_run_of_settings_that_all_trials_had_once_is_no_trial_without_them(outputs):
+    sweep = trials.Sweep(grid={"n_per": [3]})
+    once, now = (trials.make_trials(sweep, "tiny", "a", [0], **given)[0] for given in ({"lambda_con": 5.0}, {}))
+    assert once.name == now.name
+    run = trials.start_trial("tiny", once)
+    run.start("cpu")
+    assert trials.start_trial("tiny", now).cfg == now.cfg  # nothing is trained yet
+    run.save("gan", 1, {})
+    with pytest.raises(UserError, match="lambda_con: the run tiny/a-n_per-3-seed0 was made with 5.0"):
+        trials.evaluations("tiny", [now])
+
+
+def test_none_in_a_sweep_is_none_and_not_what_the_data_set_says():
+    sweep = trials.Sweep(grid={"max_train_pictures": [None, 8]}, base={"fit_pictures": None})
+    made = trials.make_trials(sweep, "tiny", "a", [0])
+    assert [trial.cfg.max_train_pictures for trial in made] == [None, 8]
+    assert {trial.cfg.fit_pictures for trial in made} == {None}
 
 
 def test_lists_and_paths_in_a_grid_give_names_that_a_run_may_have(outputs):

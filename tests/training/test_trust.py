@@ -319,6 +319,24 @@ def test_a_roll_back_goes_on_from_the_checkpoint_before_with_other_numbers(tiny_
     assert kills.equal(early[0]["generator"], early[1]["generator"])
 
 
+def test_rolling_back_to_weights_without_optimisers_forgets_what_these_gathered_since(tiny_run, quick, monkeypatch):
+    """As after released weights: Adam's moments of the bad step would spoil each attempt."""
+    run = tiny_run()
+    list(train.train(run))
+    state = run.load_state("gan")
+    run.save("gan", 2, {name: value for name, value in state.items() if not name.startswith("optimizer")})
+    step, moments = train.gan_step, []
+
+    def first_one_spoils(G, D, optimizer_G, *args):
+        moments.append(len(optimizer_G.state))
+        values = step(G, D, optimizer_G, *args)
+        return values if len(moments) > 1 else {**values, "generator_loss": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(train, "gan_step", first_one_spoils)
+    list(train.train(tiny_run(max_steps=3, on_trouble="rollback")))
+    assert moments == [0, 0] and run.load_state("gan")["attempt"] == 1
+
+
 def test_a_training_that_cannot_be_saved_by_rolling_back_ends_with_a_sentence(tiny_run, quick, monkeypatch):
     fields = {"log_every_steps": 1, "save_every_steps": 1, "max_steps": 400, "on_trouble": "rollback"}
     run = tiny_run(**fields, lr_generator=1.0e30, lr_discriminator=1.0e30)
