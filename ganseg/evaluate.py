@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from ganseg import arguments, devices, metrics
+from ganseg import arguments, devices, metrics, records
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
@@ -13,9 +13,6 @@ from ganseg.model import loading
 from ganseg.model.prediction import predict
 
 N_SAMPLES, N_DETECTIONS = 90, 120
-# What a measurement depends on beside the networks: an evaluation counts as another's equal where these agree
-SETTINGS = {"source", "split_list", "image_size", "crop", "max_train_pictures", "max_test_pictures", "fit_pictures",
-            "distill_generator", "untrained_control", "seed"}
 OF_SAMPLES = ("extent_px", "center_spread_px", "mask_entropy", "collapse")  # metrics that look at generated pictures
 
 
@@ -24,7 +21,7 @@ def evaluate(run):
 
     run  from runs.open_run(..., needs="segmenter")
     The record holds metrics by name, the control's with the prefix untrained_, `left_out` (name -> reason), `notes`
-    (name -> fact) and `settings` (config field -> value, of those in SETTINGS).
+    (name -> fact) and `settings` (config field -> value, of those in records.SETTINGS).
     figures/samples.png and figures/detections.png are written. The samples are of the generator that the segmenter
     learned from. Where its checkpoint is gone, they and the metrics that look at them are left out.
     """
@@ -57,7 +54,7 @@ def evaluate(run):
         C, control = loading.read_segmenter(run, "control", device)
         notes["distillation steps of the control"] = control["step"]
         values |= {f"untrained_{name}": value for name, value in _measure(C, cfg, test, fit, None)[0].items()}
-    settings = cfg.model_dump(include=SETTINGS)
+    settings = cfg.model_dump(include=records.SETTINGS)
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
 
 

@@ -14,6 +14,10 @@ ALWAYS = {  # what each line of a stage holds
     "train_health": {"trouble": str},
 }
 
+# What a measurement depends on beside the networks: an evaluation counts as another's equal where these agree
+SETTINGS = {"source", "split_list", "image_size", "crop", "max_train_pictures", "max_test_pictures", "fit_pictures",
+            "distill_generator", "untrained_control", "seed"}
+
 
 def append(path, record):
     """Add a record (dict with stage and step) as one line."""

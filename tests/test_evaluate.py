@@ -74,7 +74,7 @@ def test_masks_in_one_split_only_are_evaluated_as_far_as_they_go(masked_split, t
 
 def test_an_evaluation_says_with_which_settings_it_measured(segmented):
     settings = evaluate.evaluate(segmented)["settings"]
-    assert set(settings) == set(evaluate.SETTINGS)
+    assert set(settings) == set(records.SETTINGS)
     few = {"max_train_pictures": 16, "max_test_pictures": 6, "fit_pictures": 8, "distill_generator": "ema"}
     assert few.items() <= settings.items()
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ganseg import config, devices, evaluate, files, runs
+from ganseg import config, devices, files, records, runs
 from ganseg.errors import UserError
 from ganseg.model import geometry, loading
 
@@ -170,7 +170,7 @@ def _evaluation(dataset, trial):
                             "choose another run name.")
         if state["step"] < last:
             return None
-    asked = {"step": segmenter["step"], "settings": {name: getattr(run.cfg, name) for name in evaluate.SETTINGS}}
+    asked = {"step": segmenter["step"], "settings": {name: getattr(run.cfg, name) for name in records.SETTINGS}}
     found = [record for record in run.records("evaluate")
              if asked.items() <= record.items() and record.get("notes", {}).get("GAN steps") == gan["step"]]
     if not found or (trial.after and not _is_equal(run.cfg.fixed_sigma2, _sigma2_before(dataset, trial))):
