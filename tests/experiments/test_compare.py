@@ -2,7 +2,7 @@
 
 import pytest
 
-from ganseg import config, evaluate
+from ganseg import config, records
 from ganseg.experiments import compare
 from ganseg.figures import plots
 
@@ -74,7 +74,7 @@ def test_steps_carry_penalties_and_part_usage(three):
 
 def evaluated(run, cfg, metric, **changes):
     """Log an evaluation of a run that was made as published, but for changes of its settings, notes or step."""
-    settings = {name: changes.pop(name, getattr(cfg, name)) for name in evaluate.SETTINGS}
+    settings = {name: changes.pop(name, getattr(cfg, name)) for name in records.SETTINGS}
     notes = {"GAN steps": changes.pop("gan_step", 30_000), "test pictures": changes.pop("test_pictures", 1_000),
              "test pictures told from training pictures by": changes.pop("told_by", "as published")}
     run.log("evaluate", changes.pop("step", 10_000), **metric, notes=notes, settings=settings, **changes)
