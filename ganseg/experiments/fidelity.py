@@ -60,7 +60,7 @@ def measure_fidelity(run, n_generated=50_000, weights=None, inception_weights=No
         used = weights or ("raw" if "generator" in state else "ema")
         G = loading.generator_of(cfg, state, used, path).to(device)
         fake = _extract_features(generate_batches(G, n_generated, cfg.seed), networks)
-        protocols = _protocols(cfg, n_generated, used, len(photos), methods)
+        protocols = _protocols(cfg, n_generated, used, photos, methods)
         values = dict(zip(protocols, _distances(fake, real), strict=False))
         left_out = {name: reason for name in protocols if name not in values}
         facts = {"weights": used, "n_generated": n_generated, "n_training": len(photos)}
@@ -91,9 +91,11 @@ def _checkpoints(run, every):
     yield newest, content
 
 
-def _protocols(cfg, n_generated, weights, n_training, methods):
+def _protocols(cfg, n_generated, weights, photos, methods):
     """Name -> sentence, with all that a value depends on, of methods (name -> sentence) without it."""
-    whole = cfg.max_train_pictures is None or n_training < cfg.max_train_pictures
+    n_training = len(photos)
+    # A training set is cut down before anybody knows which of its pictures cannot be read
+    whole = cfg.max_train_pictures is None or n_training + len(photos.skipped) < cfg.max_train_pictures
     count = f"{n_generated // 1000}k" if n_generated % 1000 == 0 else str(n_generated)
     suffix = f"_{count}{'' if whole else f'_vs_{n_training}'}{'_ema' if weights == 'ema' else ''}"
     what = f"{n_generated:,} generated pictures ({weights} weights) against {'all' if whole else 'only'}"
@@ -180,7 +182,7 @@ def load_network(name, size, device):
                             "it should give (B, D) or (B, D, h, w) with D above 1.")  # fmt: skip
         return out.flatten(2).mean(dim=2) if len(shape) == 4 else out
 
-    return re.sub(r"\W+", "_", f"{attribute}_{size}px"), of_batch
+    return re.sub(r"\W+", "_", f"{name}_{size}px"), of_batch
 
 
 def _load_inception(source, device):

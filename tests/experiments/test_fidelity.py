@@ -7,6 +7,7 @@ import urllib.error
 
 import pytest
 import torch
+from PIL import Image
 
 from ganseg import devices, train
 from ganseg.datasets.base import Pictures
@@ -115,7 +116,7 @@ def test_pixels_are_the_mean_colours_of_fields():
 
 def test_a_networks_maps_are_averaged_over_pictures_in_0_to_1():
     label, see = fidelity.load_network("torch.nn:Identity", 16, torch.device("cpu"))
-    assert label == "Identity_16px"  # at another size it is another distance
+    assert label == "torch_nn_Identity_16px"  # at another size, or of another module, it is another distance
     images = torch.full((2, 3, 32, 32), 51, dtype=torch.uint8)
     assert torch.allclose(see(images), torch.full((2, 3), 0.2))
 
@@ -139,6 +140,20 @@ def test_averaged_weights_say_so_in_every_name(trained):
     assert list(record["left_out"]) == [f"{name}_20_vs_16_ema" for name in ("fid", "kid", "precision", "recall")]
     (raw,) = fidelity.measure_fidelity(trained, n_generated=20)
     assert raw["frechet_pixels_20_vs_16"] != record["frechet_pixels_20_vs_16_ema"]
+
+
+def test_a_training_set_that_was_cut_down_says_so_where_some_of_it_cannot_be_read(tiny_run, quick, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(7):
+        Image.new("RGB", (32, 32), (30 * i, 90, 200 - 20 * i)).save(tmp_path / "photos" / f"{i}.png")
+    (tmp_path / "photos" / "0.png").write_bytes(b"broken")
+    names = []
+    for limit in (5, 8):  # 4 of 7 pictures, and all 6 that can be read
+        run = tiny_run(f"limit{limit}", reader="folder", source=str(tmp_path / "photos"), max_train_pictures=limit)
+        list(train.train(run))
+        (record,) = fidelity.measure_fidelity(run, n_generated=20)
+        names += record["protocols"]
+    assert names == ["frechet_pixels_20_vs_4", "frechet_pixels_20"]
 
 
 def test_each_kept_checkpoint_is_measured_alike(tiny_run, quick):
