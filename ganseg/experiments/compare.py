@@ -177,15 +177,17 @@ def over_steps(run):
 def correlations(of_runs, metrics):
     """Spearman's rank correlation of what is known without labels with metrics that need them, over runs.
 
-    Returns a DataFrame of signals by metrics, with the column runs; empty with fewer than three evaluated runs. It says
-    something only for runs of one data set.
+    Returns a DataFrame of signals by metrics, with the column runs: how many a row rests on. A signal that fewer than
+    three evaluated runs have is left out. It says something only for runs of one data set.
     """
     frame = runs_table(of_runs)
     signals = [name for name in [*PENALTIES, "smallest part", "generated background"] if name in frame]
     signals += [name for name in frame if name.startswith(("fid", "frechet"))]
     present = [name for name in metrics if name in frame]
     evaluated = frame.dropna(subset=present, how="any") if present else frame.iloc[:0]
-    if len(evaluated) < 3:
+    known = evaluated[signals].notna().sum()
+    signals = [name for name in signals if known[name] >= 3]  # two runs always agree or disagree wholly
+    if not signals:
         return pd.DataFrame()
     ranks = evaluated[[*signals, *present]].corr(method="spearman")
-    return ranks.loc[signals, present].assign(runs=len(evaluated))
+    return ranks.loc[signals, present].assign(runs=known[signals])

@@ -66,6 +66,17 @@ def test_signals_are_ranked_against_metrics(three):
     assert compare.correlations(three[:2], ["foreground_iou"]).empty
 
 
+def test_a_signal_rests_on_the_runs_that_have_it(three, tiny_run):
+    fourth = tiny_run("r3")
+    fourth.start("cpu")
+    fourth.log("evaluate", 2, foreground_iou=0.4, left_out={}, notes={"GAN steps": 20})
+    for run, fid in zip(three, (9.0, 8.0, 7.0), strict=True):
+        run.log("fidelity", 20, fid_1k=fid, **({"fid_2k": fid} if run is not three[0] else {}))
+    ranks = compare.correlations([*three, fourth], ["foreground_iou"])
+    assert ranks.runs.to_dict() == dict.fromkeys(
+        ["concentration_loss", "smallest part", "generated background", "fid_1k"], 3)  # two runs have fid_2k
+
+
 def test_steps_carry_penalties_and_part_usage(three):
     frame = compare.over_steps(three[0])
     assert list(frame.index) == [10, 20] and frame.loc[10, "concentration_loss"] == 1.0
