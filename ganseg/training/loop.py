@@ -178,6 +178,7 @@ class Loop:
                 path.unlink()
         distributed.wait_for_all()
         self._load()
+        self.run.rewind({"fidelity"}, self.done)  # measured of checkpoints that are gone
         self.attempt, self.since = tried + 1, self.done
         self.run.log(f"{self.stage}_health", self.done, trouble=f"rolled back ({self.attempt})",
                      sentence=trouble.sentence)

@@ -337,6 +337,15 @@ def test_rolling_back_to_weights_without_optimisers_forgets_what_these_gathered_
     assert moments == [0, 0] and run.load_state("gan")["attempt"] == 1
 
 
+def test_what_was_measured_of_checkpoints_that_a_roll_back_deletes_goes_with_them(tiny_run, quick, monkeypatch):
+    trouble_at([3], monkeypatch)
+    run = tiny_run(log_every_steps=1, save_every_steps=1, max_steps=4, keep_checkpoints=9, on_trouble="rollback")
+    for record in train.train(run):
+        run.log("fidelity", record["step"], frechet=float(len(run.records("fidelity"))))
+    # 1 and 2 of the first attempt, then 3 and 4 of the second
+    assert [(r["step"], r["frechet"]) for r in run.records("fidelity")] == [(1, 0.0), (2, 1.0), (3, 2.0), (4, 3.0)]
+
+
 def test_a_training_that_cannot_be_saved_by_rolling_back_ends_with_a_sentence(tiny_run, quick, monkeypatch):
     fields = {"log_every_steps": 1, "save_every_steps": 1, "max_steps": 400, "on_trouble": "rollback"}
     run = tiny_run(**fields, lr_generator=1.0e30, lr_discriminator=1.0e30)
