@@ -121,7 +121,9 @@ def test_a_run_held_by_a_living_process_is_refused_and_one_of_a_dead_process_is_
     run = runs.open_run("tiny", "x", max_steps=7)
     with pytest.raises(UserError, match=f"tiny/x is being written by process {process.pid} on .*--run"):
         next(train.train(run))
-    assert (folder / "config.yaml").read_bytes() == before
+    with pytest.raises(UserError, match="tiny/x is being written by process"):
+        next(train.train(runs.open_run("tiny", "x", max_steps=7, devices=2)))
+    assert (folder / "config.yaml").read_bytes() == before and not (folder / "workers.log").exists()
     process.kill()
     process.communicate()
     assert [record["step"] for record in train.train(run)][-1] == 7
