@@ -148,7 +148,8 @@ def best_pair(frame, metric, first=None, second=None):
     if metric not in frame and (near := [name for name in frame if name.startswith(metric)]):
         print(f"metric: no run has {metric}, but there are {', '.join(near)}.")
     best = list(frame[metric].dropna().sort_values(ascending=lower).index) if metric in frame else []
-    labels = dict.fromkeys(name for name in (first, second, *best, *frame.index) if name)
+    named = [runs.find(name).label for name in (first, second) if name]  # a label, a name or a folder
+    labels = dict.fromkeys([*named, *best, *frame.index])
     return [runs.find(label) for label in list(labels)[:2]]
 
 

@@ -53,6 +53,13 @@ def test_the_best_two_or_the_named_two_are_compared(three):
     assert compare.best_pair(table, "foreground_iou", "creatures/r0")[0].label == "creatures/r0"
 
 
+@pytest.mark.parametrize("name", ["r2", "creatures/r2", "folder"])
+def test_a_run_is_not_compared_with_itself_whatever_it_is_called(three, name):
+    name = str(three[2].folder) if name == "folder" else name
+    pair = compare.best_pair(compare.runs_table(three), "foreground_iou", name)
+    assert [run.label for run in pair] == ["creatures/r2", "creatures/r1"]
+
+
 def test_differences_name_settings_first(three):
     frame = compare.differences(three[0], three[2])
     assert list(frame.index)[0] == ("setting", "n_per") and list(frame.loc[("setting", "n_per")]) == ["3", "5"]
