@@ -13,6 +13,16 @@ def step_of(path):
     return int(path.stem.split("-")[1])
 
 
+def which_gan(state):
+    """What tells a GAN's checkpoint, by its content, from others of its run: gan_step and gan_attempt, as a dict.
+
+    A training that was rolled back comes to the same step again with other weights, in another attempt. The step that
+    it went back to is as it was before.
+    """
+    attempt = state.get("attempt", 0)
+    return {"gan_step": state["step"], "gan_attempt": attempt - (attempt > 0 and state.get("since") == state["step"])}
+
+
 def load_checkpoint(path):
     """A checkpoint's dict of tensors and plain values; never runs code that a file may hold."""
     try:

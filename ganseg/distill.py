@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ganseg import arguments, devices, runs
+from ganseg import arguments, checkpoints, devices, runs
 from ganseg.devices import rng
 from ganseg.model import loading
 from ganseg.training import autoencoding, losses
@@ -41,17 +41,13 @@ def distill(run, control=False):
 
 
 def _teacher(run, weights, device):
-    """The generator that paints the pairs, and its step and attempt, from one and the same checkpoint.
-
-    A training that was rolled back comes to the same step again with other weights, in another attempt.
-    """
+    """The generator that paints the pairs and which one it is, from one and the same checkpoint."""
     if weights == "untrained":
         return loading.load_generator(run, weights, device), {"gan_step": 0}
     path, state = run.intact("gan")
     if path is None:
         raise runs.missing(run.folder, "gan")
-    taught_by = {"gan_step": state["step"], "gan_attempt": state.get("attempt", 0)}
-    return loading.generator_of(run.cfg, state, weights, path).to(device), taught_by
+    return loading.generator_of(run.cfg, state, weights, path).to(device), checkpoints.which_gan(state)
 
 
 def _outdated(run, name, taught_by):

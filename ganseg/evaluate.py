@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from ganseg import arguments, devices, metrics, records
+from ganseg import arguments, checkpoints, devices, metrics, records
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
@@ -66,7 +66,7 @@ def _samples(run, state, photos, device):
     except UserError:  # damaged
         path = None
     # A training that was rolled back may have come to the step again, with other weights
-    if path is None or gan.get("attempt", 0) != state.get("gan_attempt", gan.get("attempt", 0)):
+    if path is None or any(state.get(fact) not in (None, value) for fact, value in checkpoints.which_gan(gan).items()):
         return step, None
     return gan["step"], loading.paint(run, N_SAMPLES, photos.images, device=device, checkpoint=(path, gan))
 

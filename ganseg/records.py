@@ -44,6 +44,12 @@ def _alone(path):
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
+def gan_step(record):
+    """The step of the GAN that a record of any stage but distill and control belongs to."""
+    evaluated = record.get("notes", {}).get("GAN steps")
+    return evaluated if type(evaluated) is int else record["step"]
+
+
 def parse(text):
     """What a JSON text holds; None where it is damaged."""
     try:

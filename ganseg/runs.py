@@ -167,10 +167,10 @@ class Run:
         return [record for record in records.read(self.folder / "metrics.jsonl") if record["stage"] == stage]
 
     def rewind(self, stages, step):
-        """Delete what stages logged after a step, which a resumed training repeats."""
+        """Delete what stages logged after a step, which a training repeats or gives up; evaluations by the GAN's."""
         path = self.folder / "metrics.jsonl"
         if not distributed.rank() and path.exists():
-            records.keep(path, lambda record: record["stage"] not in stages or record["step"] <= step)
+            records.keep(path, lambda record: record["stage"] not in stages or records.gan_step(record) <= step)
 
     def save(self, name, step, state, outdated=()):
         """Write checkpoints/<name>-<step>.pt whole or not at all, and delete the old ones that are not to be kept.

@@ -55,7 +55,11 @@ def test_a_gan_that_was_trained_on_gets_a_new_segmenter(trained, tiny_run, capsy
     old = run.load_state("segmenter")
     list(distill.distill(run))  # nothing left to do
     assert run.load_state("segmenter")["gan_step"] == old["gan_step"] == 2
+    loading.load_segmenter(run)
+    assert "Note" not in capsys.readouterr().out
     list(train.train(tiny_run("trained", max_steps=3)))
+    loading.load_segmenter(run)  # as segment, the inspector and samples do, beside pictures of the newer GAN
+    assert "learned from step 2 of the GAN, which is at 3 now; learn from that with:" in capsys.readouterr().out
     list(distill.distill(run))
     new = run.load_state("segmenter")
     assert (new["step"], new["gan_step"]) == (2, 3) and "from step 2 to 3" in capsys.readouterr().out

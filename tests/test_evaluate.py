@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from ganseg import distill, evaluate, records, train
+from ganseg.training import health
 
 SMALL = {"segmenter": "unet", "segmenter_width": 4, "distill_steps": 2, "distill_batch_size": 4, "fit_pictures": 8}
 
@@ -41,6 +42,51 @@ def test_without_the_generator_that_it_learned_from_what_looks_at_samples_is_lef
     assert reason in said and said.endswith("distil anew with: ganseg distill -p dataset creatures --run trained")
     assert record["notes"]["GAN steps"] == 2 and "GAN steps of the generated samples" not in record["notes"]
     assert not (segmented.folder / "figures" / "samples.png").exists()
+
+
+@pytest.fixture
+def rolled_back(tiny_run, quick, monkeypatch):
+    """Makes a segmented run whose GAN of 4 steps was then trained to 6, rolled back from step 5 to `to`."""
+
+    def make(name, to):
+        often = {"save_every_steps": 1, "log_every_steps": 1, "keep_checkpoints": 9, "on_trouble": "rollback"}
+        run = tiny_run(name, max_steps=4, max_test_pictures=6, **SMALL, **often)
+        list(train.train(run))
+        list(distill.distill(run))
+        evaluate.evaluate(run)
+        found = [health.Trouble("Collapsed, for a test.", to + 1)]
+
+        def troubles(cfg, records, shares):
+            return {"collapsed": found.pop()} if found and records[-1]["step"] == 5 else {}
+
+        monkeypatch.setattr(health, "troubles", troubles)
+        list(train.train(tiny_run(name, max_steps=6, **often)))
+        assert not found
+        return run
+
+    return make
+
+
+def test_a_step_trained_again_after_a_roll_back_is_another_gan(rolled_back, tiny_run, capsys):
+    """The checkpoint has the step that the segmenter learned from in its name, and other weights."""
+    run = rolled_back("again", to=2)
+    assert "gan-00000004.pt" in [path.name for path in run.checkpoints("gan")]
+    assert run.records("evaluate") == []  # of the GAN of the first attempt, which is gone
+    record = evaluate.evaluate(run)
+    assert not set(evaluate.OF_SAMPLES) & record.keys()
+    assert record["left_out"]["extent_px"] == "the GAN's step 4, which the segmenter learned from, is no longer kept"
+    for path in run.checkpoints("gan")[4:]:
+        path.unlink()
+    list(distill.distill(run))
+    assert "distilled anew" in capsys.readouterr().out
+    assert set(evaluate.OF_SAMPLES) <= evaluate.evaluate(run).keys()
+
+
+def test_the_step_that_a_roll_back_goes_back_to_is_the_same_gan(rolled_back):
+    run = rolled_back("before", to=4)
+    assert len(run.records("evaluate")) == 1
+    record = evaluate.evaluate(run)
+    assert set(evaluate.OF_SAMPLES) <= record.keys() and record["notes"]["GAN steps of the generated samples"] == 4
 
 
 def test_the_control_says_how_long_it_learned(segmented, tiny_run):

@@ -78,8 +78,13 @@ def build_segmenter(cfg):
 
 
 def load_segmenter(run, device="cpu"):
-    """The network of read_segmenter alone."""
-    return read_segmenter(run, device=device)[0]
+    """The network of read_segmenter alone. Says so where the GAN has trained on since."""
+    network, state = read_segmenter(run, device=device)
+    newest = run.newest("gan")
+    if newest and state.get("gan_step", checkpoints.step_of(newest)) != checkpoints.step_of(newest):
+        print(f"Note: the segmenter of {run.label} learned from step {state['gan_step']} of the GAN, which is at "
+              f"{checkpoints.step_of(newest)} now; learn from that with: {run.command('distill')}", flush=True)
+    return network
 
 
 def read_segmenter(run, name="segmenter", device="cpu"):

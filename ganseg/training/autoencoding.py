@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ganseg import devices, distributed
+from ganseg import checkpoints, devices, distributed
 from ganseg.errors import UserError
 from ganseg.model.autoencoder import Autoencoder, reconstruct
 from ganseg.training.loop import Loop
@@ -63,5 +63,5 @@ def keep_as_segmenter(run):
     with run.held():
         _, state = run.intact("gan")
         weights = {f"autoencoder.{name}": value for name, value in state["autoencoder"].items()}
-        facts = {"generator_weights": "auto-encoder", "backbone_weights": "none", "gan_step": state["step"]}
+        facts = {"generator_weights": "auto-encoder", "backbone_weights": "none", **checkpoints.which_gan(state)}
         run.save("segmenter", state["step"], {"segmenter": weights, **facts}, outdated=run.checkpoints("segmenter"))

@@ -178,12 +178,13 @@ class Loop:
                 path.unlink()
         distributed.wait_for_all()
         self._load()
-        self.run.rewind({"fidelity"}, self.done)  # measured of checkpoints that are gone
+        self.run.rewind({"fidelity", "evaluate"}, self.done)  # measured of checkpoints that are gone
         self.attempt, self.since = tried + 1, self.done
         self.run.log(f"{self.stage}_health", self.done, trouble=f"rolled back ({self.attempt})",
                      sentence=trouble.sentence)
         self.save()  # so that a training resumed here takes the other random numbers too
-        print(f"Back to step {self.done}, attempt {self.attempt} of {MAX_ROLLBACKS}.", flush=True)
+        print(f"Back to step {self.done}, attempt {self.attempt} of {MAX_ROLLBACKS}. What was measured of later "
+              "steps went with them.", flush=True)
 
     def save(self):
         """Write a checkpoint of the parts and of the values not yet logged."""

@@ -110,6 +110,17 @@ def test_its_settings_count_as_for_the_gan(tiny_run, quick, monkeypatch):
         tiny_run("first", **{**own, "segmenter_width": 5})  # it is part of the auto-encoder
 
 
+def test_its_segmenter_names_the_attempt_that_it_was_trained_in(tiny_run, quick):
+    run = tiny_run(architecture="autoencoder_points", **SMALL)
+    list(train.train(run))
+    path, state = run.intact("gan")
+    torch.save({**state, "attempt": 1, "since": 1}, path)  # as after a roll-back to step 1
+    list(distill.distill_all(run))
+    assert run.load_state("segmenter")["gan_attempt"] == 1
+    torch.save({**state, "attempt": 2, "since": 1}, path)
+    assert "extent_px" in evaluate.evaluate(run)["left_out"]
+
+
 def test_an_unknown_architecture_is_refused():
     with pytest.raises(UserError, match="architecture"):
         config.load("creatures", architecture="vae")
