@@ -10,6 +10,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import psutil
 import torch
 from filelock import FileLock, Timeout
 
@@ -136,8 +137,10 @@ class Run:
         except NotImplementedError:  # no flock there
             return lock
         files.write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
-        for left_over in self.folder.glob("*/*.partial"):
-            left_over.unlink(missing_ok=True)
+        for left_over in self.folder.glob("*/*.*.partial"):
+            writer = left_over.name.split(".")[-2]
+            if writer.isdigit() and not psutil.pid_exists(int(writer)):  # else an evaluation is at work on it
+                left_over.unlink(missing_ok=True)
         return lock
 
     def start(self, device):

@@ -221,6 +221,18 @@ def test_what_another_process_adds_meanwhile_is_not_taken_back(tiny_run, monkeyp
     assert [r["step"] for r in run.records("train")] == [1, 2, 3] and len(run.records("evaluate")) == 1
 
 
+def test_only_what_a_dead_process_was_writing_is_deleted(tiny_run):
+    run = tiny_run()
+    run.start("cpu")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    figures = {pid: run.folder / "figures" / f"samples.png.{pid}.partial" for pid in (dead.pid, os.getpid())}
+    for path in figures.values():
+        path.touch()
+    with run.held():
+        assert [path.exists() for path in figures.values()] == [False, True]
+
+
 # Disks
 
 
