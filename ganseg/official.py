@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ganseg import checkpoints, config, runs
+from ganseg import checkpoints, config, runs, settings
 from ganseg.errors import UserError
 from ganseg.model.discriminator import Discriminator
 from ganseg.model.generator import Generator
@@ -97,7 +97,7 @@ def make_run(checkpoint, parameters, dataset, name, segmenter=None, **overrides)
     Raises UserError where the run has networks already: what was made of those would be taken for these ones'.
     """
     G, D = load_generator(checkpoint, parameters), load_discriminator(checkpoint, parameters)
-    model = {field: getattr(G.cfg, field) for field in [*config.ModelConfig.model_fields, *SAME, "area_target"]}
+    model = {field: getattr(G.cfg, field) for field in [*settings.ModelConfig.model_fields, *SAME, "area_target"]}
     run = runs.open_run(dataset, name, **{**model, "segmenter": "deeplabv3_resnet50", **overrides})
     if run.newest("gan") or run.newest("segmenter"):
         raise UserError(f"name: {run.label} has networks already; give another name, or delete {run.folder}.")
@@ -157,7 +157,7 @@ def _lists(state, resolutions):
     blocks = range(len(resolutions))
     channels = [state[f"spade_blocks.{i}.conv1.weight"].shape[1] for i in blocks]
     channels.append(state[f"spade_blocks.{len(blocks) - 1}.conv2.weight"].shape[0])
-    return {"n_blocks": len(blocks) if len(blocks) in config.RESOLUTIONS else 4, "channels": channels,
+    return {"n_blocks": len(blocks) if len(blocks) in settings.RESOLUTIONS else 4, "channels": channels,
             "mask_channels": [state[f"mask_spade_blocks.{i}.conv1.weight"].shape[1] for i in blocks]}
 
 

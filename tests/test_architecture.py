@@ -14,7 +14,7 @@ FILES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuf
 # From the bottom up: a module may import from its own layer and from those below. A folder stands for its modules.
 LAYERS = [
     ["errors"],
-    ["config", "files", "signals"],
+    ["config", "files", "settings", "signals"],
     ["checkpoints", "devices", "distributed", "figures", "generator", "metrics", "model", "part_names", "records",
      "runs"],
     ["arguments", "datasets", "training"],

@@ -10,13 +10,13 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ganseg import config, devices, files, records, runs
+from ganseg import config, devices, files, records, runs, settings
 from ganseg.errors import UserError
 from ganseg.model import geometry, loading
 
 N_SIGMA2 = 5000  # a fixed sigma^2 is the mean over so many samples (S F.2)
 # A trial says itself what its results depend on, so that nothing that was saved takes its place
-ASKED = {"max_steps", "distill_steps", "max_test_pictures", *config.EvaluateConfig.model_fields}
+ASKED = {"max_steps", "distill_steps", "max_test_pictures", *settings.EvaluateConfig.model_fields}
 ASKED |= config.Config.model_fields.keys() - config.FREE - {"dataset", "preset"}
 
 

@@ -72,7 +72,7 @@ class Generated(NamedTuple):
 
 
 class Generator(nn.Module):
-    """GANSeg's generator, built from a config (see ganseg.config.ModelConfig).
+    """GANSeg's generator, built from a config (see ganseg.settings.ModelConfig).
 
     This is the paper's mathematics. ganseg.model.fast has a form with less work and the same weights.
     """
