@@ -84,7 +84,7 @@ def _measure(S, cfg, test, fit, generated):
     predictions = metrics.Predictions(
         n_parts=cfg.n_parts,
         image_size=cfg.image_size,
-        true_foreground=None if test.labels is None else (test.labels != 0).numpy(),
+        true_foreground=None if test.labels is None else test.labels.sign().numpy(),
         eyes=test.eyes,
         frame_px=test.frame_px,
         **_of_split(S, test),
@@ -114,7 +114,7 @@ def _save_figures(run, test, labels, generated):
     chosen = torch.linspace(0, len(test) - 1, min(N_DETECTIONS, len(test))).round().long()
     photos = pictures.to_uint8(test.images[chosen])
     columns = [photos, pictures.overlay(photos, labels[chosen], K)]
-    if test.labels is not None and test.labels.any():
+    if test.labels is not None and (test.labels > 0).any():
         truth = test.labels[chosen].numpy()
         columns.append(pictures.overlay(photos, truth, int(test.labels.max()), strength=0.9))
     elif test.landmarks is not None:

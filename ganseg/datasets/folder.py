@@ -7,15 +7,16 @@ landmarks.csv   columns file, optionally split (train or test), and NAME_x, NAME
                 empty cells are missing; left_eye and right_eye give the inter-ocular distance
 """
 
-import csv
+import functools
 import math
 
 import numpy as np
 
 from ganseg.datasets.base import Listing, Wanted
-from ganseg.datasets.decode import index_labels
+from ganseg.datasets.labels import index_labels
 from ganseg.datasets.layout import TABLE, read_layout
 from ganseg.datasets.source import is_picture
+from ganseg.datasets.table import read_table
 
 ARCHIVES = {}
 OBTAIN = "a folder, zip or tar of your own pictures"
@@ -47,7 +48,8 @@ def list_split(source, split, cfg):
     split_by = split_by if split_of or not layout.split_of else "their folders"
     annotations = {"upright": True, "split_by": split_by}
     if mask_of:
-        annotations |= {"masks": [mask_of.get(name) for name in chosen], "to_labels": index_labels}
+        to_labels = functools.partial(index_labels, ignore_label=cfg.ignore_label)
+        annotations |= {"masks": [mask_of.get(name) for name in chosen], "to_labels": to_labels}
     if landmark_names:
         points = [landmarks.get(name, [math.nan] * (2 * len(landmark_names))) for name in chosen]
         annotations["landmarks"] = np.array(points, np.float64).reshape(len(chosen), len(landmark_names), 2)
@@ -77,10 +79,10 @@ def _choose(names, split, annotated, split_of):
 
 
 def _read_tables(source, layout):
-    """All tables of landmarks as one: see _read_table."""
+    """All tables of landmarks as one: see read_table."""
     names, landmarks, split_of = (), {}, {}
     for path in layout.tables:
-        columns, points, splits = _read_table(source, path, set(layout.pictures))
+        columns, points, splits = read_table(source, path, layout.pictures)
         if names and columns != names:
             raise source.error(f"has the landmarks {', '.join(columns)} in {path}, but {', '.join(names)} in "
                                f"{layout.tables[0]}; all tables should have the same.")
@@ -89,32 +91,3 @@ def _read_tables(source, layout):
             raise source.error(f"has several tables with landmarks of {twice}: {', '.join(layout.tables)}; leave one.")
         names, landmarks, split_of = columns, landmarks | points, split_of | splits
     return names, landmarks, split_of
-
-
-def _read_table(source, path, pictures):
-    """A table as names, {picture: flat x, y pairs} and {picture: split}."""
-    top = path[: -len(TABLE)]
-    reader = csv.DictReader(source.read_lines(path))
-    columns = reader.fieldnames or []
-    names = tuple(c[:-2] for c in columns if c.endswith("_x") and c[:-2] + "_y" in columns)
-    if "file" not in columns or not names:
-        raise source.error(f"has a {path} that lacks the column file or the columns NAME_x and NAME_y; it has "
-                           f"{', '.join(columns) or 'none'}.")
-    landmarks, splits = {}, {}
-    try:
-        for row in reader:
-            listed = row["file"] or ""
-            file = next((f for f in (top + listed, listed) if f in pictures), listed)
-            if file in landmarks:
-                raise source.error(f"has a {path} that names {listed} twice, the second time in line "
-                                   f"{reader.line_num}.")
-            landmarks[file] = [float(row[f"{name}_{axis}"] or math.nan) for name in names for axis in "xy"]
-            if "split" in columns:
-                splits[file] = row["split"]
-                if row["split"] not in ("train", "test"):
-                    raise source.error(f"has a {path} whose line {reader.line_num} has the split {row['split']!r}; "
-                                       "allowed are train and test.")
-    except (TypeError, ValueError, csv.Error) as error:
-        raise source.error(f"has a {path} whose line {reader.line_num} cannot be read: {error}.") from None
-    source.check_all_in(pictures, list(landmarks), f"pictures of {path}")
-    return names, landmarks, splits
