@@ -48,10 +48,11 @@ def _smoothed(labels):
 
 def label_shares(photos):
     """{label: share of the pixels} of the pictures with masks, IGNORED and SOFT among them; {} without any."""
-    if photos.labels is None:
-        return {}
-    known = photos.labels.numpy() if photos.masked is None else photos.labels.numpy()[photos.masked]
-    counts = sum((np.bincount(one.ravel() - SOFT, minlength=256 - SOFT) for one in known.astype(np.intp)), np.zeros(1))
+    known = np.ones(len(photos), bool) if photos.masked is None else photos.masked
+    rows = [] if photos.labels is None else np.flatnonzero(known)
+    counts = np.zeros(256 - SOFT, int)
+    for i in rows:
+        counts += np.bincount(photos.labels[i].numpy().ravel().astype(int) - SOFT, minlength=len(counts))
     return {int(i) + SOFT: counts[i] / counts.sum() for i in np.flatnonzero(counts)}
 
 
