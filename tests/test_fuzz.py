@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ganseg import arguments, checkpoints, config
-from ganseg.datasets import decode
+from ganseg import arguments, checkpoints, config, segment
+from ganseg.datasets import decode, folder
+from ganseg.datasets.loading import load_pictures
 from ganseg.datasets.source import Source
 from ganseg.errors import UserError
 from ganseg.experiments import compare, trials
@@ -195,6 +196,74 @@ def test_archives(tmp_path, seed):
     assert {p.name for p in tmp_path.iterdir()} == {"inside", "scratch"}  # nothing was unpacked elsewhere
 
 
+FOLDERS = ["", "", "images/", "JPEGImages/", "masks/", "Masks/", "SegmentationClass/", "SegmentationObject/", "labels/",
+           "train/", "Test/", "val2017/", "train_masks/", "a/", "with_mask/", "\u00e9/", "e\u0301/"]
+MASKS = ["a.png", "b.png", "a_mask.png", "b-seg.PNG", "mask_c.png", "new\nline_mask.png", "e\u0301.png"]
+FILES = ["a.jpg", "b.jpg", "c.JPG", "a_image.jpg", "new\nline.jpg", "a_mask.jpg", *MASKS, "landmarks.csv",
+         "Landmarks.CSV", "a.heic", "d", "e.zip", "notes.txt", "\u00e9.jpg", "e\u0301.png"]
+COLOURED, LABELS = io.BytesIO(), io.BytesIO()
+Image.effect_noise((9, 8), 90).convert("RGB").save(COLOURED, "JPEG")
+Image.new("L", (9, 8), 3).save(LABELS, "PNG")
+
+
+def layout(chance):
+    """{name: content} of pictures, masks, tables and more, in folders that mean something."""
+    files = {}
+    for _ in range(chance.randint(1, 12)):
+        name = "".join(chance.choice(FOLDERS) for _ in range(chance.randint(1, 3)))
+        is_of_masks = any(word in name for word in ("masks/", "Masks/", "Segmentation")) and chance.random() < 0.95
+        name += chance.choice(MASKS if is_of_masks else FILES)
+        content = {"png": LABELS.getvalue(), "txt": b"words", "zip": b"PK\3\4"}.get(name[-3:].lower())
+        if name.lower().endswith("csv"):
+            content = b"file,nose_x,nose_y\n" + chance.choice([b"", b"a.jpg,1,2\n", b"images/a.jpg,1,2\n"])
+        files[name] = content or COLOURED.getvalue()
+    return files
+
+
+def read_layout(path):
+    with Source(path) as source:
+        return [folder.list_split(source, split, config.load("folder")) for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("seed", range(0, 400, 50))
+def test_folder_layouts(tmp_path, seed):
+    for chance in map(random.Random, range(seed, seed + 50)):
+        files = layout(chance)
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        listings = one_sentence("folder layouts", read_layout, tmp_path / "a.zip")
+        if listings is None:
+            continue
+        train, test = listings
+        masks = {name for name in files if name.lower().endswith(".png")}
+        if any(name.lower().endswith(".jpg") for name in files):  # else these pngs may be the pictures
+            assert not masks & {*train.names, *test.names}, (sorted(files), train.names, test.names)
+        for listing in listings:
+            assert not {*(listing.masks or [])} - masks - {None}
+        if not {"nothing: test pictures are training pictures too"} & {train.split_by, test.split_by}:
+            assert not {*train.names} & {*test.names}
+
+
+@pytest.mark.parametrize("seed", range(0, 220, 20))
+def test_file_names(tmp_path, seed, monkeypatch):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    parts = ["=1+1", "-p", "~", " ", "\n", "\t", "\x1b[31m", "\\", "'", '"', "%s", "{0}", "$HOME", "..", "#", "é",
+             "e\u0301", "日本", "\U0001f600", "\u202e", "\udcff", "x" * 60, "a,b", ";", "CON", "*", "?", ":", "|", "&"]
+    for number in range(seed, seed + 20):
+        chance, root = random.Random(number), tmp_path / str(number)
+        (root / "sub").mkdir(parents=True)
+        names = {chance.choice(["", "sub/"]) + "a" + "".join(chance.choices(parts, k=chance.randint(1, 4))) + ".jpg"
+                 for _ in range(3)}
+        for name in names:
+            (root / name).write_bytes(COLOURED.getvalue())
+        fuzzed["file names"] += 1
+        found = load_pictures(config.load("folder", source=str(root), image_size=32), "train").names
+        assert sorted(found) == sorted(name.encode("utf-8", "replace").decode() for name in names)
+        stems = segment._output_names(list(found))
+        assert len({*stems}) == len(names) and not any(".." in stem.split("/") for stem in stems)
+
+
 class Touch:
     def __init__(self, path):
         self.path = str(path)
@@ -264,6 +333,6 @@ def test_metrics_files(tiny_run, seed, monkeypatch):
 
 
 def test_every_kind_was_tried_often_enough():
-    if len(fuzzed) < 7:
+    if len(fuzzed) < 9:
         pytest.skip("not all of this file ran")
     assert all(n >= N for n in fuzzed.values()), fuzzed

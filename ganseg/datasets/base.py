@@ -32,6 +32,7 @@ class Pictures(Facts):
     labels: torch.Tensor | None = None  # (N, S, S) integers, 0 background, parts above, < 0 not known
     masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all that there are
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
+    boxes: np.ndarray | None = None  # (N, 4) left, top, width, height of the photo in its square; None: all of it
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
     train: np.ndarray | None = None  # of a whole cache (N,) bool: what is trained on; None: all
     fit: np.ndarray | None = None  # likewise, what regressions and matching are fitted on
@@ -48,8 +49,8 @@ class Pictures(Facts):
         arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
         kept = {name: array[first:last] if is_slice else array.index_select(0, index)
                 for name, array in arrays.items() if array is not None}
-        masked = None if self.masked is None else self.masked[rows]
-        return replace(self, names=[self.names[i] for i in rows], masked=masked, train=None, fit=None, **kept)
+        kept |= {name: getattr(self, name)[rows] for name in ("masked", "boxes") if getattr(self, name) is not None}
+        return replace(self, names=[self.names[i] for i in rows], train=None, fit=None, **kept)
 
 
 @dataclass(frozen=True, eq=False)
