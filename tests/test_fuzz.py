@@ -198,9 +198,11 @@ def test_archives(tmp_path, seed):
 
 FOLDERS = ["", "", "images/", "JPEGImages/", "masks/", "Masks/", "SegmentationClass/", "SegmentationObject/", "labels/",
            "train/", "Test/", "val2017/", "train_masks/", "a/", "with_mask/", "\u00e9/", "e\u0301/"]
-MASKS = ["a.png", "b.png", "a_mask.png", "b-seg.PNG", "mask_c.png", "new\nline_mask.png", "e\u0301.png"]
-FILES = ["a.jpg", "b.jpg", "c.JPG", "a_image.jpg", "new\nline.jpg", "a_mask.jpg", *MASKS, "landmarks.csv",
-         "Landmarks.CSV", "a.heic", "d", "e.zip", "notes.txt", "\u00e9.jpg", "e\u0301.png"]
+FILES = ["a.jpg", "b.jpg", "c.JPG", "a.png", "b.png", "a_mask.png", "b-seg.PNG", "mask_c.png", "a_image.jpg",
+         "a_mask.jpg", "new\nline.jpg", "new\nline_mask.png", "landmarks.csv", "Landmarks.CSV", "a.heic", "d", "e.zip",
+         "notes.txt", "\u00e9.jpg", "e\u0301.png"]
+MASK_OF = ["{split}masks/{stem}.png", "Masks/{split}{stem}.png", "{split}{stem}_mask.png", "Labels/{split}{stem}.png",
+           "{split}SegmentationClass/{stem}.PNG", "masks/mask_{stem}.png"]
 COLOURED, LABELS = io.BytesIO(), io.BytesIO()
 Image.effect_noise((9, 8), 90).convert("RGB").save(COLOURED, "JPEG")
 Image.new("L", (9, 8), 3).save(LABELS, "PNG")
@@ -208,11 +210,15 @@ Image.new("L", (9, 8), 3).save(LABELS, "PNG")
 
 def layout(chance):
     """{name: content} of pictures, masks, tables and more, in folders that mean something."""
-    files = {}
-    for _ in range(chance.randint(1, 12)):
-        name = "".join(chance.choice(FOLDERS) for _ in range(chance.randint(1, 3)))
-        is_of_masks = any(word in name for word in ("masks/", "Masks/", "Segmentation")) and chance.random() < 0.95
-        name += chance.choice(MASKS if is_of_masks else FILES)
+    files, top, mask_of, names = {}, chance.choice(["", "a/", "\u00e9/"]), chance.choice(MASK_OF), []
+    for stem in "abcd"[: chance.randint(1, 4)]:
+        split = chance.choice(["", "train/", "Test/", "val2017/"])
+        names.append(f"{top}{split}{chance.choice(['', 'images/'])}{stem}.jpg")
+        if chance.random() < 0.6:
+            names.append(top + mask_of.format(split=split, stem=stem))
+    for _ in range(chance.choice([0, 0, 1, 2, 5])):  # and what does not fit
+        names.append("".join(chance.choices(FOLDERS, k=chance.randint(1, 3))) + chance.choice(FILES))
+    for name in names:
         content = {"png": LABELS.getvalue(), "txt": b"words", "zip": b"PK\3\4"}.get(name[-3:].lower())
         if name.lower().endswith("csv"):
             content = b"file,nose_x,nose_y\n" + chance.choice([b"", b"a.jpg,1,2\n", b"images/a.jpg,1,2\n"])
