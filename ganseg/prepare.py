@@ -20,7 +20,8 @@ def list_layout(cfg):
     if cfg.reader == "creatures":
         return []
     with loading.open_source(cfg) as source:
-        return [{"file": w.name, "there": source.find(w.name) is not None, "needed_for": w.purpose}
+        find = getattr(loading.READERS[cfg.reader], "is_there", lambda source, name: source.find(name) is not None)
+        return [{"file": w.name, "there": find(source, w.name), "needed_for": w.purpose}
                 for w in loading.wanted_files(cfg.reader)]
 
 
