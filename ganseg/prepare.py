@@ -76,7 +76,6 @@ def draw_annotations(run, splits):
     plain = np.concatenate([pictures.enlarge(pictures.to_uint8(photos.images)) for photos in few])
     drawn = np.concatenate([_annotated(photos) for photos in few])
     shown = pictures.pairs(plain, drawn) if (plain != drawn).any() else plain
-    (run.folder / "figures").mkdir(parents=True, exist_ok=True)
     path = run.folder / "figures" / "prepare.png"
     pictures.save(pictures.grid(shown, 10), path)
     return path
