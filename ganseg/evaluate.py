@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from ganseg import arguments, checkpoints, devices, metrics, records
+from ganseg import arguments, checkpoints, devices, files, metrics, records
 from ganseg.datasets.labels import say_doubts
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
@@ -113,8 +113,8 @@ def _of_split(S, photos, prefix="", keep_labels=True):
 def _save_figures(run, test, labels, generated):
     """figures/samples.png, and detections.png: test pictures with their detected parts and, where known, the truth."""
     folder, K = run.folder / "figures", run.cfg.n_parts
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "samples.png").unlink(missing_ok=True)  # it may be of another generator
+    with files.writing(folder):
+        (folder / "samples.png").unlink(missing_ok=True)  # it may be of another generator
     if generated is not None:
         pictures.save(pictures.samples_sheet(generated), folder / "samples.png")
     chosen = torch.linspace(0, len(test) - 1, min(N_DETECTIONS, len(test))).round().long()

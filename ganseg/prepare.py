@@ -20,7 +20,8 @@ def list_layout(cfg):
     if cfg.reader == "creatures":
         return []
     with loading.open_source(cfg) as source:
-        return [{"file": w.name, "there": source.find(w.name) is not None, "needed_for": w.purpose}
+        find = getattr(loading.READERS[cfg.reader], "is_there", lambda source, name: source.find(name) is not None)
+        return [{"file": w.name, "there": find(source, w.name), "needed_for": w.purpose}
                 for w in loading.wanted_files(cfg.reader)]
 
 
@@ -73,7 +74,6 @@ def draw_annotations(run, splits):
     plain = np.concatenate([pictures.enlarge(pictures.to_uint8(photos.images)) for photos in few])
     drawn = np.concatenate([_annotated(photos) for photos in few])
     shown = pictures.pairs(plain, drawn) if (plain != drawn).any() else plain
-    (run.folder / "figures").mkdir(parents=True, exist_ok=True)
     path = run.folder / "figures" / "prepare.png"
     pictures.save(pictures.grid(shown, 10), path)
     return path

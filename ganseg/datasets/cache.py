@@ -16,7 +16,6 @@ from dataclasses import fields
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from ganseg import files
 from ganseg.datasets import decode
@@ -43,8 +42,7 @@ def open_or_build(folder, listed, image_size, crop, check_all=False):
     """
     pictures = _open_if_whole(folder, check_all)
     if pictures is None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):  # a second process waits, and finds it built
+        with files.locked(folder.with_suffix(".lock")):  # a second process waits, and finds it built
             pictures = _open_if_whole(folder, check_all)
             if pictures is None:
                 with listed() as (source, listing):
@@ -57,7 +55,7 @@ def open_or_build(folder, listed, image_size, crop, check_all=False):
 
 def _open_if_whole(folder, check_all):
     """The pictures of a cache; None where it is missing or damaged."""
-    if not (folder / "index.npz").exists():
+    if not os.path.exists(folder / "index.npz"):  # where it may not even be looked at either
         return None
     try:
         return open_cache(folder, check_all)
@@ -234,7 +232,15 @@ def _check_plausible(points, names):
 
 def _create(folder, name, shape, dtype):
     """A new file of zeros, as a map."""
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    created = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a disk that fills up while a map is written would end the process
+        with open(created.filename, "rb+") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, created.offset + created.nbytes)
+            except OSError as error:  # not every disk can
+                if error.errno in files.FULL:
+                    raise
+    return created
 
 
 def _keep_rows(folder, name, array, kept):
