@@ -5,8 +5,8 @@ import math
 import numpy as np
 import torch
 
-from ganseg import arguments, checkpoints, devices, metrics, records
-from ganseg.datasets.labels import doubts
+from ganseg import arguments, checkpoints, devices, files, metrics, records
+from ganseg.datasets.labels import say_doubts
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
@@ -27,7 +27,7 @@ def evaluate(run):
     learned from. Where its checkpoint is gone, they and the metrics that look at them are left out.
     """
     cfg, device = run.cfg, devices.choose_device(run.cfg.device)
-    test, fit, doubtful = _load(cfg)
+    test, fit = load_pictures(cfg, "test"), _load_fit(cfg)
     S, state = loading.read_segmenter(run, device=device)
     gan_step, generated = _samples(run, state, test, device)
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
@@ -40,6 +40,7 @@ def evaluate(run):
         "test pictures": len(test),
         "test pictures told from training pictures by": test.split_by,
         "training pictures that fit regressions and matching": len(fit),
+        "doubts about the masks": say_doubts(test, "test pictures"),
         "seed": cfg.seed,
     }
     if generated is None:
@@ -48,7 +49,6 @@ def evaluate(run):
         values = {name: value for name, value in values.items() if name not in OF_SAMPLES}
         left_out |= dict.fromkeys(OF_SAMPLES, reason)
     notes |= {} if generated is None else {"GAN steps of the generated samples": gan_step}
-    notes |= {"about the masks": doubtful} if doubtful else {}
     _save_figures(run, test, labels, generated)
     if run.newest("control"):
         C, control = loading.read_segmenter(run, "control", device)
@@ -58,15 +58,10 @@ def evaluate(run):
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
 
 
-def _load(cfg):
-    """The test pictures, those to fit on (none where there is nothing to fit), and doubts about the masks, printed."""
-    test, fit = load_pictures(cfg, "test"), load_pictures(cfg, "fit", cfg.fit_pictures)
-    if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
-        fit = fit.take([])
-    doubtful = " ".join(doubts(test, "test pictures"))
-    if doubtful:
-        print(doubtful, flush=True)
-    return test, fit, doubtful
+def _load_fit(cfg):
+    """The training pictures that regressions and matching are fitted on; none where there is nothing to fit."""
+    fit = load_pictures(cfg, "fit", cfg.fit_pictures)
+    return fit.take([]) if fit.landmarks is None and (fit.labels is None or fit.only_foreground) else fit
 
 
 def _samples(run, state, photos, device):
@@ -118,8 +113,8 @@ def _of_split(S, photos, prefix="", keep_labels=True):
 def _save_figures(run, test, labels, generated):
     """figures/samples.png, and detections.png: test pictures with their detected parts and, where known, the truth."""
     folder, K = run.folder / "figures", run.cfg.n_parts
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "samples.png").unlink(missing_ok=True)  # it may be of another generator
+    with files.writing(folder):
+        (folder / "samples.png").unlink(missing_ok=True)  # it may be of another generator
     if generated is not None:
         pictures.save(pictures.samples_sheet(generated), folder / "samples.png")
     chosen = torch.linspace(0, len(test) - 1, min(N_DETECTIONS, len(test))).round().long()

@@ -3,8 +3,6 @@
 import json
 import os
 
-from filelock import FileLock
-
 from ganseg import files
 
 NUMBER = int | float
@@ -41,7 +39,7 @@ def keep(path, is_kept):
 
 def _alone(path):
     """A lock of moments: a training takes back what it repeats while another process may add its results."""
-    return FileLock(path.with_name(f".{path.name}.lock"))
+    return files.locked(path.with_name(f".{path.name}.lock"))
 
 
 def gan_step(record):

@@ -17,7 +17,6 @@ from dataclasses import fields
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from ganseg import files
 from ganseg.datasets import decode, kinds
@@ -26,6 +25,7 @@ from ganseg.datasets.source import printable
 from ganseg.errors import UserError
 
 CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks all
+MANY_ALIKE = 3  # pictures with a landmark at one and the same place, from which on it is odd
 MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
 FACTS = [field.name for field in fields(Facts)]
 TUPLES = ("landmark_names", "eyes")  # lists in JSON
@@ -43,8 +43,7 @@ def open_or_build(folder, listed, image_size, crop, check_all=False):
     """
     pictures = _open_if_whole(folder, check_all)
     if pictures is None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):  # a second process waits, and finds it built
+        with files.locked(folder.with_suffix(".lock")):  # a second process waits, and finds it built
             pictures = _open_if_whole(folder, check_all)
             if pictures is None:
                 with listed() as (source, listing):
@@ -57,7 +56,7 @@ def open_or_build(folder, listed, image_size, crop, check_all=False):
 
 def _open_if_whole(folder, check_all):
     """The pictures of a cache; None where it is missing or damaged."""
-    if not (folder / "index.npz").exists():
+    if not os.path.exists(folder / "index.npz"):  # where it may not even be looked at either
         return None
     try:
         return open_cache(folder, check_all)
@@ -189,10 +188,10 @@ def _to_square(points, sizes, S, crop, boxes=None):
 
 
 def _landmarks_inside(listing, sizes):
-    """The landmarks, NaN where outside their picture. Raises UserError where too many are outside."""
-    points = np.array(listing.landmarks, np.float64)
-    with np.errstate(invalid="ignore"):
-        outside = ((points < -1) | (points > sizes[:, None])).any(axis=-1)  # a pixel of tolerance
+    """The landmarks, NaN where coded as missing or outside their picture. Raises UserError where too many are."""
+    points = _without_codes(np.array(listing.landmarks, np.float64))
+    _check_plausible(points, listing.landmark_names)
+    outside = _outside(points, sizes)
     if outside.any():
         i, j = np.argwhere(outside)[0]
         x, y = points[i, j]
@@ -200,15 +199,56 @@ def _landmarks_inside(listing, sizes):
         where = (f"{int(outside.sum()):,} landmarks lie outside their pictures, the first is {which}: "
                  f"({x:g}, {y:g}) in {sizes[i][0]} x {sizes[i][1]} pixels")
         if outside.sum() > MAX_OUTSIDE * np.isfinite(points).all(axis=-1).sum():
-            raise UserError(f"source: {where}; x, y are expected in pixels of the picture.")
+            swapped = "" if _outside(points[..., ::-1], sizes).any() else "; all lie inside with x and y exchanged"
+            raise UserError(f"source: {where}; x, y are expected in pixels of the picture{swapped}.")
         print(f"{where}; they count as missing.", flush=True)
         points[outside] = np.nan
     return points
 
 
+def _outside(points, sizes):
+    """Which landmarks lie outside their picture, with a pixel of tolerance: (N, L) bool."""
+    with np.errstate(invalid="ignore"):
+        return ((points < -1) | (points > sizes[:, None])).any(axis=-1)
+
+
+def _without_codes(points):
+    """Landmarks with NaN for -1, -1, and for 0, 0 where some picture has several there, which are codes of missing."""
+    corner = (points == 0).all(axis=-1)
+    are_codes = (corner.sum(axis=1) > 1).any()
+    missing = (points == -1).all(axis=-1) | (corner & are_codes)
+    corner &= ~missing
+    if missing.any():
+        print(f"{missing.sum():,} landmarks are at (-1, -1) or (0, 0) and count as missing.", flush=True)
+    if corner.any():
+        print(f"{corner.sum():,} landmarks are at (0, 0); where one is missing, leave its cells empty.", flush=True)
+    return np.where(missing[..., None], np.nan, points)
+
+
+def _check_plausible(points, names):
+    """Raise UserError where landmarks are shares of the picture, no pixels; say which is the same everywhere."""
+    known = np.isfinite(points).all(axis=-1)
+    if known.any() and np.abs(points[known]).max() <= 1 and (points[known] % 1).any():
+        raise UserError(f"source: all {known.sum():,} landmarks lie between {points[known].min():g} and "
+                        f"{points[known].max():g}; x, y are expected in pixels of the picture, not as shares of it.")
+    for j, name in enumerate(names):
+        places = points[known[:, j], j]
+        if len(places) >= MANY_ALIKE and (places == places[0]).all():
+            print(f"The landmark {name} is at ({places[0, 0]:g}, {places[0, 1]:g}) in all {len(places):,} pictures; "
+                  "look whether it is right.", flush=True)
+
+
 def _create(folder, name, shape, dtype):
     """A new file of zeros, as a map."""
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    created = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a disk that fills up while a map is written would end the process
+        with open(created.filename, "rb+") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, created.offset + created.nbytes)
+            except OSError as error:  # not every disk can
+                if error.errno in files.FULL:
+                    raise
+    return created
 
 
 def _keep_rows(folder, name, array, kept):
