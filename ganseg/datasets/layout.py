@@ -1,9 +1,10 @@
 """What the files of own pictures are, told by their paths: pictures, their masks, tables of landmarks, and splits."""
 
+import functools
 import io
+import os
 import re
 import unicodedata
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from PIL import Image
@@ -55,7 +56,7 @@ def read_layout(source):
     pictures = [name for name, path in parsed.items() if path.role == "picture"]
     by_path = _by_path(pictures, parsed)
     labels = [name for name, path in parsed.items() if path.role == "label"]
-    if not any((parsed[name].folders, stem) in by_path for name in labels for stem in _stems(parsed[name])):
+    if labels and not any((parsed[name].folders, s) in by_path for name in labels for s in _stems(parsed[name])):
         pictures += labels  # photos of labels
         by_path = _by_path(pictures, parsed)
     masks = {name for name, path in parsed.items() if path.role in ("mask", "label")}.difference(pictures)
@@ -73,14 +74,20 @@ def read_layout(source):
     if others:
         notes.append(f"{len(others):,} masks of instances are left out, the first is {others[0]}.")
     mask_of = _match_masks(source, pictures, sorted(masks), parsed, notes)
-    tables = [name for name in source.names if PurePosixPath(name).name.casefold() == TABLE]
+    tables = [name for name in source.names if name.rpartition("/")[2].casefold() == TABLE]
     return Layout(pictures, mask_of, tables, _split_by_folder(pictures, parsed, notes), notes)
 
 
 def _parse(name):
-    *folders, file = PurePosixPath(unicodedata.normalize("NFC", name)).parts
+    parent, _, file = unicodedata.normalize("NFC", name).rpartition("/")
+    return _Parsed(*_parse_folders(parent), os.path.splitext(file)[0])
+
+
+@functools.lru_cache(2**16)
+def _parse_folders(parent):
+    """The role, split and folders of _Parsed."""
     role, split, kept = "picture", None, []
-    for folder in folders:
+    for folder in parent.split("/"):
         words = re.findall(r"\d+|[^\W\d_]+|[^\w -]", folder.casefold())
         roles = [word if word.isdigit() else ROLES.get(word) for word in words]
         if None in roles or not set(roles) & set(WORDS):
@@ -89,7 +96,7 @@ def _parse(name):
         split = split or next((r for r in roles if r in SPLITS), None)
         role = next((r for r in roles if r in ("mask", "label", "other")), role)
         kept.append("".join(r for r in roles if r in SPLITS or r.isdigit()))
-    return _Parsed(role, split, "/".join(filter(None, kept)), PurePosixPath(file).stem)
+    return role, split, "/".join(filter(None, kept))
 
 
 def _stems(path):
@@ -110,6 +117,8 @@ def _by_path(pictures, parsed):
 
 def _match_masks(source, pictures, masks, parsed, notes):
     """{picture: its mask}, by path without the folders of WORDS, else by file name where that is unique."""
+    if not masks:
+        return {}
     by_path, by_stem = _by_path(pictures, parsed), {}
     for (_, stem), names in by_path.items():
         by_stem.setdefault(stem, []).extend(names)
@@ -126,7 +135,7 @@ def _match_masks(source, pictures, masks, parsed, notes):
             unused.append(mask)
         elif mask_of.setdefault(found[0], mask) != mask:
             raise source.error(f"holds two masks for {found[0]}: {mask_of[found[0]]} and {mask}.")
-    if masks and not mask_of:
+    if not mask_of:
         raise source.error(f"holds {len(masks):,} masks, none named as a picture; the first is {masks[0]}.")
     if unused:
         notes.append(f"{len(unused):,} of {len(masks):,} masks are named as no picture, the first is "
@@ -153,7 +162,7 @@ def _split_by_folder(pictures, parsed, notes):
 
 def _check_no_mask_among(source, pictures):
     """Raise UserError where a picture looks like a mask and others do not. A png of each folder is looked into."""
-    first = {PurePosixPath(name).parent: name for name in reversed(pictures) if name.lower().endswith(".png")}
+    first = {name.rpartition("/")[0]: name for name in reversed(pictures) if name.lower().endswith(".png")}
     few = sorted(first.values())[:: max(1, len(first) // N_LOOKED_INTO)]
     alike = [name for name in few if _is_like_a_mask(source, name)]
     if alike and (len(alike) < len(few) or not all(name.lower().endswith(".png") for name in pictures)):
