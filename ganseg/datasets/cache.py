@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ganseg import files
-from ganseg.datasets import decode
+from ganseg.datasets import decode, kinds
 from ganseg.datasets.base import Facts, Pictures
 from ganseg.datasets.source import printable
 from ganseg.errors import UserError
@@ -59,7 +59,7 @@ def _open_if_whole(folder, check_all):
     try:
         return open_cache(folder, check_all)
     except Exception as error:  # a changed byte can lead anywhere
-        print(f"The cache {folder} is damaged ({decode.reason(error)}) and is built again.", flush=True)
+        print(f"The cache {folder} is damaged ({files.one_line(error)}) and is built again.", flush=True)
         return None
 
 
@@ -126,7 +126,7 @@ def _decode_all(folder, source, listing, S, crop):
         try:
             square, size = decode.read_square(source.read(listing.names[i]), S, crop, listing.upright)
         except Exception as error:  # a damaged archive or file raises nearly anything
-            return decode.reason(error), (0, 0), 0
+            return files.one_line(error), (0, 0), 0
         arrays["images"][i] = square.transpose(2, 0, 1)
         mask = listing.masks and listing.masks[i]
         if mask:
@@ -134,7 +134,8 @@ def _decode_all(folder, source, listing, S, crop):
                 data = source.read(mask)
                 arrays["labels"][i] = decode.read_labels(data, size, listing.to_labels, S, crop, listing.upright)
             except Exception as error:
-                raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
+                why = files.one_line(error)
+                raise UserError(f"source: the mask {printable(mask)} cannot be used: {why}.") from None
         return None, size, _checksum(array[i] for array in arrays.values())
 
     reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
@@ -150,6 +151,7 @@ def _write(folder, source, listing, S, crop):
         name, why = skipped[0]
         raise UserError(f"source: none of {len(reasons):,} pictures can be read; {name}: {why}.")
     if skipped:
+        kinds.say_skipped(skipped, len(reasons))
         for name, array in maps.items():
             _keep_rows(folder, name, array, readable)
         listing, sizes, crc = listing.take(readable), sizes[readable], crc[readable]

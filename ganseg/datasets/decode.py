@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ganseg import files
+from ganseg.datasets import kinds
 from ganseg.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "DIB")  # by content; keeps EPS and its like out
+NEW_SUBFILE_TYPE = 254  # TIFF tag; its first bit marks a preview
 MAX_THREADS = 8  # each holds one picture at its own size
 MANY = 1000  # pictures from which on processes pay
 AHEAD = 8192  # pictures asked for at a time
@@ -113,7 +114,9 @@ def _decode(source, smallest=None, upright=True, convert=_rgb):
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if not data:
             raise ValueError("the file is empty")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=kinds.FORMATS) as picture:
+            if picture.format == "TIFF" and picture.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:
+                raise ValueError("it shows a preview only, as raw files of cameras do: convert it to JPEG")
             size = picture.size
             if smallest:
                 picture.draft(None, (smallest, smallest))
@@ -126,15 +129,10 @@ def _decode(source, smallest=None, upright=True, convert=_rgb):
             elif orientation >= 5:
                 size = size[::-1]
         return turned, size
+    except UnidentifiedImageError as error:
+        raise ValueError(kinds.why_no_picture(data) or kinds.UNKNOWN) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-        raise ValueError(reason(error)) from error
-
-
-def reason(error):
-    """Why a picture cannot be read, in one line."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture of a known format"
-    return files.one_line(error)
+        raise ValueError(files.one_line(error)) from error
 
 
 def in_parallel(work, n, doing="read"):
