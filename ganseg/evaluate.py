@@ -11,6 +11,7 @@ from ganseg.errors import UserError
 from ganseg.figures import pictures, report
 from ganseg.model import loading
 from ganseg.model.prediction import predict
+from ganseg.training import trained_on
 
 N_SAMPLES, N_DETECTIONS = 90, 120
 OF_SAMPLES = ("extent_px", "center_spread_px", "mask_entropy", "collapse")  # metrics that look at generated pictures
@@ -41,14 +42,14 @@ def evaluate(run):
         "test pictures": len(test),
         "test pictures told from training pictures by": test.split_by,
         "training pictures that fit regressions and matching": len(fit),
-        "seed": cfg.seed,
+        **trained_on.count(run, test),
     }
     if generated is None:
         reason = f"the GAN's step {gan_step}, which the segmenter learned from, is no longer kept"
         print(f"Left out are {', '.join(OF_SAMPLES)}: {reason}; distil anew with: {run.command('distill')}", flush=True)
         values = {name: value for name, value in values.items() if name not in OF_SAMPLES}
         left_out |= dict.fromkeys(OF_SAMPLES, reason)
-    notes |= {} if generated is None else {"GAN steps of the generated samples": gan_step}
+    notes |= {"seed": cfg.seed} | ({} if generated is None else {"GAN steps of the generated samples": gan_step})
     _save_figures(run, test, labels, generated)
     if run.newest("control"):
         C, control = loading.read_segmenter(run, "control", device)
