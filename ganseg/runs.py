@@ -141,9 +141,10 @@ class Run:
                 left_over.unlink(missing_ok=True)
         return lock
 
-    def start(self, device):
+    def start(self, device, trains=False):
         """Make the folder and save the config with what it runs on.
 
+        trains  whether the GAN is trained now; else the source stays that of its training, wherever the pictures are
         Of several processes of one training the first alone writes, here and below. Raises UserError where another
         command has trained a run of other settings here since this one was opened.
         """
@@ -151,6 +152,9 @@ class Run:
             return
         if (self.folder / "config.yaml").exists() and any(self.folder.glob("checkpoints/*.pt")):
             _reopened(self.folder, self.cfg.model_dump())
+            if not trains:
+                saved = config.read(self.folder / "config.yaml")
+                self.cfg = self.cfg.model_copy(update={"source": saved.source})
         with files.writing(self.folder):
             for name in ("checkpoints", "samples", "figures"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
