@@ -24,6 +24,7 @@ from ganseg.datasets.source import printable
 from ganseg.errors import UserError
 
 CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks all
+MANY_ALIKE = 3  # pictures with a landmark at one and the same place, from which on it is odd
 MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
 FACTS = [field.name for field in fields(Facts)]
 TUPLES = ("landmark_names", "eyes")  # lists in JSON
@@ -177,10 +178,10 @@ def _to_square(points, sizes, S, crop):
 
 
 def _landmarks_inside(listing, sizes):
-    """The landmarks, NaN where outside their picture. Raises UserError where too many are outside."""
-    points = np.array(listing.landmarks, np.float64)
-    with np.errstate(invalid="ignore"):
-        outside = ((points < -1) | (points > sizes[:, None])).any(axis=-1)  # a pixel of tolerance
+    """The landmarks, NaN where coded as missing or outside their picture. Raises UserError where too many are."""
+    points = _without_codes(np.array(listing.landmarks, np.float64))
+    _check_plausible(points, listing.landmark_names)
+    outside = _outside(points, sizes)
     if outside.any():
         i, j = np.argwhere(outside)[0]
         x, y = points[i, j]
@@ -188,10 +189,43 @@ def _landmarks_inside(listing, sizes):
         where = (f"{int(outside.sum()):,} landmarks lie outside their pictures, the first is {which}: "
                  f"({x:g}, {y:g}) in {sizes[i][0]} x {sizes[i][1]} pixels")
         if outside.sum() > MAX_OUTSIDE * np.isfinite(points).all(axis=-1).sum():
-            raise UserError(f"source: {where}; x, y are expected in pixels of the picture.")
+            swapped = "" if _outside(points[..., ::-1], sizes).any() else "; all lie inside with x and y exchanged"
+            raise UserError(f"source: {where}; x, y are expected in pixels of the picture{swapped}.")
         print(f"{where}; they count as missing.", flush=True)
         points[outside] = np.nan
     return points
+
+
+def _outside(points, sizes):
+    """Which landmarks lie outside their picture, with a pixel of tolerance: (N, L) bool."""
+    with np.errstate(invalid="ignore"):
+        return ((points < -1) | (points > sizes[:, None])).any(axis=-1)
+
+
+def _without_codes(points):
+    """Landmarks with NaN for -1, -1, and for 0, 0 where some picture has several there, which are codes of missing."""
+    corner = (points == 0).all(axis=-1)
+    are_codes = (corner.sum(axis=1) > 1).any()
+    missing = (points == -1).all(axis=-1) | (corner & are_codes)
+    corner &= ~missing
+    if missing.any():
+        print(f"{missing.sum():,} landmarks are at (-1, -1) or (0, 0) and count as missing.", flush=True)
+    if corner.any():
+        print(f"{corner.sum():,} landmarks are at (0, 0); where one is missing, leave its cells empty.", flush=True)
+    return np.where(missing[..., None], np.nan, points)
+
+
+def _check_plausible(points, names):
+    """Raise UserError where landmarks are shares of the picture, no pixels; say which is the same everywhere."""
+    known = np.isfinite(points).all(axis=-1)
+    if known.any() and np.abs(points[known]).max() <= 1 and (points[known] % 1).any():
+        raise UserError(f"source: all {known.sum():,} landmarks lie between {points[known].min():g} and "
+                        f"{points[known].max():g}; x, y are expected in pixels of the picture, not as shares of it.")
+    for j, name in enumerate(names):
+        places = points[known[:, j], j]
+        if len(places) >= MANY_ALIKE and (places == places[0]).all():
+            print(f"The landmark {name} is at ({places[0, 0]:g}, {places[0, 1]:g}) in all {len(places):,} pictures; "
+                  "look whether it is right.", flush=True)
 
 
 def _create(folder, name, shape, dtype):
