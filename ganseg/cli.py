@@ -136,7 +136,7 @@ def _segment(argv):
     parser = argparse.ArgumentParser(prog="ganseg segment", description="Segments photos with a run's segmenter.")
     parser.add_argument("photos", nargs="+", help="a folder, a zip or files")
     parser.add_argument("--run", required=True, help="DATASET/RUN, or a run's folder")
-    parser.add_argument("--out", required=True, help="folder for masks, overlays and parts.csv; exit 1 where one is left out")
+    parser.add_argument("--out", required=True, help="folder for masks, overlays and parts.csv")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     args = parser.parse_args(argv)
     segment.segment_photos(args.photos, args.run, args.out, device=args.device)

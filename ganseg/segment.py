@@ -43,21 +43,23 @@ class PhotoSegmenter:
         self.cfg, self.device, self.network = cfg, device, network
 
     def segment(self, photo):
-        """The parts of one photo: a path, bytes of a file, or a PIL image (not turned by its EXIF).
+        """The parts of one photo.
 
+        photo  a path, bytes of a file, a PIL image (not turned by its EXIF), or an array (H, W), (H, W, 1), (H, W, 3)
+               or (H, W, 4), uint8, uint16 or float in [0, 1]; what is transparent is over white
         Returns uint8 (H, W) at the photo's own upright size: 0 background, parts 1..K. With crop "center" all outside
         the middle square is background. Raises UserError when the photo cannot be read.
         """
-        if isinstance(photo, Image.Image):
-            photo = pictures.encoded(photo.convert("RGB"), "PNG", compress_level=0)
         try:
-            return self.labels(self.logits(self.square(photo)[None])[0], decode.open_upright(photo).size)
+            square, size = decode.read_square(photo, self.cfg.image_size, self.cfg.crop)
         except ValueError as error:
-            raise UserError(f"photo: {repr(photo)[:200]} cannot be read: {error}.") from None
+            name = photo if isinstance(photo, str | os.PathLike) else f"the given {type(photo).__name__}"
+            raise UserError(f"photo: {name} cannot be read: {error}.") from None
+        return self.labels(self.logits(square[None])[0], size)
 
-    def square(self, source):
-        """A photo (path or bytes) as in training: (S, S, 3) uint8."""
-        return decode.read_square(source, self.cfg.image_size, self.cfg.crop)[0]
+    def square(self, photo):
+        """A photo, as of segment, as in training: (S, S, 3) uint8."""
+        return decode.read_square(photo, self.cfg.image_size, self.cfg.crop)[0]
 
     @torch.inference_mode()
     def logits(self, squares):

@@ -54,6 +54,59 @@ def test_a_path_its_bytes_and_its_picture_give_the_same_labels_at_the_photos_siz
     assert (labels == model.segment(photo())).all()
 
 
+@pytest.fixture
+def by_grey(run):
+    """A segmenter whose labels say how bright a pixel is: 0 black, 3 white."""
+    model = segment.load("creatures/x", device="cpu")
+    model.logits = lambda squares: torch.stack(
+        [-(torch.tensor(squares).float().mean(dim=-1) - level).square() for level in (0, 85, 170, 255)], dim=1)
+    return model
+
+
+def test_a_picture_gives_the_labels_of_its_file_whatever_its_mode(by_grey, tmp_path):
+    model = by_grey
+    color, alpha = photo(), Image.linear_gradient("L").resize((60, 40))
+    deep = np.asarray(color.convert("L"), np.uint16) * 40  # at most 10,200 of 65,535
+    half = color.convert("RGBA")
+    half.putalpha(alpha)
+    palette = color.quantize(16)
+    palette.info["transparency"] = 3
+    modes = {"16.png": Image.fromarray(deep), "32.tif": Image.fromarray(deep.astype(np.int32)),
+             "float.tif": Image.fromarray(deep.astype(np.float32) / 9000), "half.png": half,
+             "grey.png": half.convert("LA"), "palette.png": palette, "bits.png": color.convert("1"),
+             "ink.tif": color.convert("CMYK")}
+    for name, picture in modes.items():
+        picture.save(tmp_path / name)
+        of_file = model.segment(tmp_path / name)
+        with Image.open(tmp_path / name) as opened:
+            assert (model.segment(opened) == of_file).all() and of_file.shape == (40, 60), name
+    assert (model.segment(modes["16.png"]) == model.segment(tmp_path / "16.png")).all()
+    assert (model.segment(half) == model.segment(tmp_path / "half.png")).all()
+
+
+def test_arrays_are_taken_or_refused_in_a_sentence(by_grey, tmp_path):
+    model = by_grey
+    rgb = np.asarray(photo())
+    grey, rgba = np.asarray(photo().convert("L")), np.dstack([rgb, rgb[..., 0]])
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    Image.fromarray(grey * np.uint16(257)).save(tmp_path / "deep.png")
+    for array, same in (
+        (rgb, photo()), (rgb / 255, photo()), (rgb.astype(np.float32) / 255, photo()), (grey, photo().convert("L")),
+        (grey[..., None], photo().convert("L")), (grey / 255, photo().convert("L")), (rgba, tmp_path / "rgba.png"),
+        (rgba / 255, tmp_path / "rgba.png"), (grey * np.uint16(257), tmp_path / "deep.png"),
+        (bytearray(encoded(photo())), photo()), (memoryview(encoded(photo())), photo()),
+    ):
+        assert (model.segment(array) == model.segment(same)).all() and model.segment(same).max() > 1
+    wanted = r"an array is \(H, W\), \(H, W, 1\), \(H, W, 3\) or \(H, W, 4\), uint8, uint16 or float from 0 to 1\.$"
+    for array in (rgb.transpose(2, 0, 1), rgb.astype(int), rgb[None], rgb.astype(float), rgb / 127.5 - 1, rgb > 9,
+                  rgb[..., :2], rgb[:0], np.array(3), np.full((4, 4), np.nan), np.full((4, 4), None)):
+        with pytest.raises(UserError, match=rf"the given ndarray cannot be read: it is .* of shape .*; {wanted}"):
+            model.segment(array)
+    for thing, name in ((torch.zeros(3, 40, 60), "Tensor"), (None, "NoneType"), ([[1]], "list"), (7, "int")):
+        with pytest.raises(UserError, match=f"the given {name} cannot be read: it is no path, no bytes of a file, no"):
+            model.segment(thing)
+
+
 def test_labels_are_the_argmax_of_bilinearly_resized_logits(monkeypatch):
     monkeypatch.setattr(segment, "BAND_PX", 200)  # several bands
     logits = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
