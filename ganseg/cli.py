@@ -105,6 +105,7 @@ def _execute(papermill, source, executed, values):
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
                 store_widget_state=False,
+                coalesce_streams=True,  # else each printed line is an output of its own in the executed copy
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what the kernel says is not for our users
             )
         except RuntimeError:  # the notebook's process was still starting when it was to stop

@@ -3,12 +3,13 @@
 import numpy as np
 
 from ganseg import runs
-from ganseg.datasets import loading
+from ganseg.datasets import labels, loading
 from ganseg.datasets.source import locate
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 
 N_SHOWN = 40
+NOT_COUNTED = {labels.IGNORED: "left out", labels.SOFT: "smoothed edges"}
 
 
 def list_layout(cfg):
@@ -19,7 +20,8 @@ def list_layout(cfg):
     if cfg.reader == "creatures":
         return []
     with loading.open_source(cfg) as source:
-        return [{"file": w.name, "there": source.find(w.name) is not None, "needed_for": w.purpose}
+        find = getattr(loading.READERS[cfg.reader], "is_there", lambda source, name: source.find(name) is not None)
+        return [{"file": w.name, "there": find(source, w.name), "needed_for": w.purpose}
                 for w in loading.wanted_files(cfg.reader)]
 
 
@@ -49,6 +51,19 @@ def count_pictures(cfg, splits):
             counts["with masks"] = len(photos) if photos.masked is None else int(photos.masked.sum())
         counted.append({**counts, "skipped": len(photos.skipped)})
     return counted
+
+
+def list_labels(splits):
+    """The labels that masks hold, a list of dicts: label, and the share of pixels in those to fit and to test on."""
+    shares = {split: labels.label_shares(splits[split]) for split in ("fit", "test")}
+    return [{"label": NOT_COUNTED.get(label, label), **{split: known.get(label, 0) for split, known in shares.items()}}
+            for label in sorted({label for known in shares.values() for label in known})]
+
+
+def doubts(splits):
+    """Sentences on what in the masks may not be what it seems."""
+    return [sentence for split, what in (("fit", "pictures to fit on"), ("test", "test pictures"))
+            for sentence in labels.doubts(splits[split], what)]
 
 
 def draw_annotations(run, splits):
