@@ -1,7 +1,7 @@
 """The command: `ganseg NOTEBOOK -p name value ... --run NAME` and `ganseg segment PHOTOS --run R --out DIR`."""
 
 import argparse
-import shutil
+import contextlib
 import signal
 import sys
 import tempfile
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ganseg import arguments, config, signals
+from ganseg import arguments, config, files, signals
 from ganseg.arguments import DEFAULTS
 from ganseg.errors import NotebookFailed, UserError
 
@@ -62,7 +62,8 @@ def _notebook(argv):
         except UserError:  # a mistake leaves the run as it was
             raise
         except BaseException:
-            _keep(executed, folder)
+            with contextlib.suppress(UserError):  # why it failed matters more
+                _keep(executed, folder)
             raise
         _keep(executed, folder)
 
@@ -84,7 +85,8 @@ def _run_folder(notebook, tagged, values):
 def _keep(executed, folder):
     """Store an executed notebook in the run folder, where there is one."""
     if executed.exists() and folder.exists():
-        shutil.copyfile(executed, folder / executed.name)
+        with files.whole(folder / executed.name, "wb") as file:
+            file.write(executed.read_bytes())
 
 
 def _execute(papermill, source, executed, values):
@@ -110,6 +112,8 @@ def _execute(papermill, source, executed, values):
             if asked:
                 raise KeyboardInterrupt from None
             raise
+        except OSError as error:  # no room for the executed copy, or for the files of the notebook's process
+            raise NotebookFailed(f"{source.name}: cannot be run: {files.one_line(error)}") from None
         except papermill.exceptions.PapermillExecutionError as error:
             if error.ename == "UserError":
                 raise UserError(error.evalue) from None
