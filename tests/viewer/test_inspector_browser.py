@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from ganseg import runs
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -59,14 +62,18 @@ def lab(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("lab")
     work, settings = tmp_path / "work", tmp_path / "settings"
     work.mkdir()
-    shutil.copyfile(NOTEBOOKS / "inspector.ipynb", work / "inspector.ipynb")
-    train = (NOTEBOOKS / "train.ipynb").read_text().replace('\\"try\\"', '\\"new\\"')  # the inspector finds no such run
-    (work / "train.ipynb").write_text(train)
     for name, values in SETTINGS.items():
         (settings / name).parent.mkdir(parents=True, exist_ok=True)
         (settings / name).write_text(json.dumps(values))
     own = {name: str(tmp_path / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR",
            "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_WORKSPACES_DIR", "GANSEG_OUTPUTS")}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GANSEG_OUTPUTS", own["GANSEG_OUTPUTS"])
+        shipped = runs.open_run("tiny", "shipped", needs="segmenter")
+    for name, run in (("train", "new"), ("inspector", shipped.folder.name)):
+        text = (NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")
+        text = re.sub(r'run: str = \\"\w+\\"', rf'run: str = \\"{run}\\"', text)
+        (work / f"{name}.ipynb").write_text(text, encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

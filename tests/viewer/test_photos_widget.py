@@ -138,7 +138,9 @@ def test_a_run_that_is_not_there_yet_is_a_message_until_it_is(tiny_run):
     log(other, 1)
     pictures.save(np.zeros((40, 50, 3), np.uint8), other.folder / "samples" / "00000001.png")
     other.log("train_samples", 1, background_share=0.7, part_1_share=0.2, part_2_share=0.1)
+    other.log("train", 2, generator_loss=1.0, time_s=59.7, steps_per_s=1.0, left_s=100_170.0)
     view.again.click()
+    assert "<td>00:01:00</td>" in view.table.value and "<td>27:49:30</td>" in view.table.value  # time and left
     assert "<td" in view.table.value and shown(view.curves).shape[1] == 720
     assert view.step.value == 1 and shown(view.samples).shape == (40, 50, 3)
 
