@@ -15,7 +15,7 @@ from ganseg.errors import NotebookFailed, UserError
 
 # The checkpoint that a notebook needs of its run
 NEEDS = {"distill": "gan", "evaluate": "segmenter", "embeddings": "gan", "equivariance": "gan", "fidelity": "gan",
-         "samples": "segmenter", "inspector": "segmenter"}
+         "samples": "segmenter", "inspector": "gan"}
 OF_MANY_RUNS = {"compare"}  # its data set may be `all`, and its run is only a folder
 
 
