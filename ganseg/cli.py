@@ -1,8 +1,8 @@
 """The command: `ganseg NOTEBOOK -p name value ... --run NAME` and `ganseg segment PHOTOS --run R --out DIR`."""
 
 import argparse
+import contextlib
 import json
-import shutil
 import signal
 import sys
 import tempfile
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from ganseg import arguments, config, signals
+from ganseg import arguments, config, files, signals
 from ganseg.arguments import DEFAULTS
 from ganseg.errors import NotebookFailed, UserError
 
@@ -87,7 +87,8 @@ def _run(papermill, args, source, tagged):
         except UserError:  # a mistake leaves the run as it was
             raise
         except BaseException:
-            _keep(executed, folder)
+            with contextlib.suppress(UserError):  # why it failed matters more
+                _keep(executed, folder)
             raise
         _keep(executed, folder)
 
@@ -109,7 +110,8 @@ def _run_folder(notebook, tagged, values):
 def _keep(executed, folder):
     """Store an executed notebook in the run folder, where there is one."""
     if executed.exists() and folder.exists():
-        shutil.copyfile(executed, folder / executed.name)
+        with files.whole(folder / executed.name, "wb") as file:
+            file.write(executed.read_bytes())
 
 
 def _execute(papermill, source, executed, values):
@@ -128,12 +130,15 @@ def _execute(papermill, source, executed, values):
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
                 store_widget_state=False,
+                coalesce_streams=True,  # else each printed line is an output of its own in the executed copy
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what the kernel says is not for our users
             )
         except RuntimeError:  # the notebook's process was still starting when it was to stop
             if asked:
                 raise KeyboardInterrupt from None
             raise
+        except OSError as error:  # no room for the executed copy, or for the files of the notebook's process
+            raise NotebookFailed(f"{source.name}: cannot be run: {files.one_line(error)}") from None
         except papermill.exceptions.PapermillExecutionError as error:
             if error.ename == "UserError":
                 raise UserError(error.evalue) from None

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import torch
 
-from ganseg import arguments, checkpoints, devices, metrics, records
+from ganseg import arguments, checkpoints, devices, files, metrics, records
+from ganseg.datasets.labels import doubts
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
@@ -26,9 +27,7 @@ def evaluate(run):
     learned from. Where its checkpoint is gone, they and the metrics that look at them are left out.
     """
     cfg, device = run.cfg, devices.choose_device(run.cfg.device)
-    test, fit = load_pictures(cfg, "test"), load_pictures(cfg, "fit", cfg.fit_pictures)
-    if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
-        fit = fit.take([])  # there is nothing to fit
+    test, fit, doubtful = _load(cfg)
     S, state = loading.read_segmenter(run, device=device)
     gan_step, generated = _samples(run, state, test, device)
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
@@ -49,6 +48,7 @@ def evaluate(run):
         values = {name: value for name, value in values.items() if name not in OF_SAMPLES}
         left_out |= dict.fromkeys(OF_SAMPLES, reason)
     notes |= {} if generated is None else {"GAN steps of the generated samples": gan_step}
+    notes |= {"about the masks": doubtful} if doubtful else {}
     _save_figures(run, test, labels, generated)
     if run.newest("control"):
         C, control = loading.read_segmenter(run, "control", device)
@@ -56,6 +56,17 @@ def evaluate(run):
         values |= {f"untrained_{name}": value for name, value in _measure(C, cfg, test, fit, None)[0].items()}
     settings = cfg.model_dump(include=records.SETTINGS)
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
+
+
+def _load(cfg):
+    """The test pictures, those to fit on (none where there is nothing to fit), and doubts about the masks, printed."""
+    test, fit = load_pictures(cfg, "test"), load_pictures(cfg, "fit", cfg.fit_pictures)
+    if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
+        fit = fit.take([])
+    doubtful = " ".join(doubts(test, "test pictures"))
+    if doubtful:
+        print(doubtful, flush=True)
+    return test, fit, doubtful
 
 
 def _samples(run, state, photos, device):
@@ -84,7 +95,7 @@ def _measure(S, cfg, test, fit, generated):
     predictions = metrics.Predictions(
         n_parts=cfg.n_parts,
         image_size=cfg.image_size,
-        true_foreground=None if test.labels is None else (test.labels != 0).numpy(),
+        true_foreground=None if test.labels is None else test.labels.sign().numpy(),
         eyes=test.eyes,
         frame_px=test.frame_px,
         **_of_split(S, test),
@@ -107,14 +118,14 @@ def _of_split(S, photos, prefix="", keep_labels=True):
 def _save_figures(run, test, labels, generated):
     """figures/samples.png, and detections.png: test pictures with their detected parts and, where known, the truth."""
     folder, K = run.folder / "figures", run.cfg.n_parts
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "samples.png").unlink(missing_ok=True)  # it may be of another generator
+    with files.writing(folder):
+        (folder / "samples.png").unlink(missing_ok=True)  # it may be of another generator
     if generated is not None:
         pictures.save(pictures.samples_sheet(generated), folder / "samples.png")
     chosen = torch.linspace(0, len(test) - 1, min(N_DETECTIONS, len(test))).round().long()
     photos = pictures.to_uint8(test.images[chosen])
     columns = [photos, pictures.overlay(photos, labels[chosen], K)]
-    if test.labels is not None and test.labels.any():
+    if test.labels is not None and (test.labels > 0).any():
         truth = test.labels[chosen].numpy()
         columns.append(pictures.overlay(photos, truth, int(test.labels.max()), strength=0.9))
     elif test.landmarks is not None:

@@ -6,11 +6,19 @@ import os
 import shutil
 from pathlib import Path
 
+from filelock import FileLock
+
 from ganseg.errors import UserError
 
 ROOT = Path(os.environ.get("GANSEG_ROOT", Path(__file__).resolve().parents[1]))  # of the project
-NOT_WRITABLE = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
-                errno.EACCES: "it may not be written", errno.EPERM: "it may not be written"}
+FULL = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up"}  # whatever is written there
+NOT_WRITABLE = FULL | {
+    errno.EROFS: "it is read-only", errno.EACCES: "it may not be written", errno.EPERM: "it may not be written",
+    errno.ENAMETOOLONG: "its name is too long", errno.EINVAL: "its name is not allowed there",
+    errno.ENOTDIR: "a file is where a folder should be", errno.EEXIST: "a file is where a folder should be",
+    errno.EISDIR: "a folder is where the file should be", errno.ENOTEMPTY: "another folder is there",
+    errno.ELOOP: "a link leads to itself", errno.EFBIG: "it is too large for that disk", errno.EIO: "the disk fails",
+}  # fmt: skip
 
 
 def outputs_root():
@@ -27,13 +35,16 @@ def one_line(error):
 def whole(path, mode="w"):
     """Open a file for writing that takes the place of `path` only once all of it is on the disk.
 
+    path  str or Path; folders above it are made
     mode  "w" for UTF-8 text, "wb" for bytes
     Where the block fails, what was at `path` before stays. Raises UserError where it cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two processes may write at once
+    # Two processes may write at once. The longest name that a disk allows leaves no room for a longer one
+    partial = path.with_name(f"{path.name[:50]}.{os.getpid()}.partial")
     try:
         with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, mode, encoding=None if "b" in mode else "utf-8") as file:
                 yield file
                 file.flush()
@@ -48,17 +59,35 @@ def whole(path, mode="w"):
 def whole_folder(path):
     """A new folder to write into, which takes the place of the folder `path` once the block ends without an error.
 
-    The caller holds a lock: what a process that was killed left of either is removed.
+    The caller holds a lock: what a process that was killed left of either is removed. Raises UserError where it cannot
+    be written.
     """
     partial = path.with_name(f"{path.name}.partial")
     for old in (partial, path):
         shutil.rmtree(old, ignore_errors=True)
-    partial.mkdir()
     try:
-        yield partial
-        partial.replace(path)
+        with writing(path):
+            partial.mkdir(parents=True)
+            yield partial
+            partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Keep other processes, which wait, out of the block by the lock file `path`; folders above it are made.
+
+    Raises UserError where it cannot be written.
+    """
+    lock = FileLock(path)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path, text):
@@ -81,6 +110,6 @@ def writing(path):
         if reason is None:
             raise
         raise UserError(
-            f"{path}: cannot be written, {reason}; make room, or set GANSEG_OUTPUTS to another folder. What was saved "
-            "before is kept, and the same command goes on from there."
+            f"{path}: cannot be written, {reason}; make room, or choose another name or folder (that of all runs is "
+            "GANSEG_OUTPUTS). What was saved before is kept, and the same command goes on from there."
         ) from None

@@ -3,12 +3,13 @@
 import numpy as np
 
 from ganseg import runs
-from ganseg.datasets import loading
+from ganseg.datasets import labels, loading
 from ganseg.datasets.source import locate
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 
 N_SHOWN = 40
+NOT_COUNTED = {labels.IGNORED: "left out", labels.SOFT: "smoothed edges"}
 
 
 def list_layout(cfg):
@@ -19,7 +20,8 @@ def list_layout(cfg):
     if cfg.reader == "creatures":
         return []
     with loading.open_source(cfg) as source:
-        return [{"file": w.name, "there": source.find(w.name) is not None, "needed_for": w.purpose}
+        find = getattr(loading.READERS[cfg.reader], "is_there", lambda source, name: source.find(name) is not None)
+        return [{"file": w.name, "there": find(source, w.name), "needed_for": w.purpose}
                 for w in loading.wanted_files(cfg.reader)]
 
 
@@ -51,6 +53,19 @@ def count_pictures(cfg, splits):
     return counted
 
 
+def list_labels(splits):
+    """The labels that masks hold, a list of dicts: label, and the share of pixels in those to fit and to test on."""
+    shares = {split: labels.label_shares(splits[split]) for split in ("fit", "test")}
+    return [{"label": NOT_COUNTED.get(label, label), **{split: known.get(label, 0) for split, known in shares.items()}}
+            for label in sorted({label for known in shares.values() for label in known})]
+
+
+def doubts(splits):
+    """Sentences on what in the masks may not be what it seems."""
+    return [sentence for split, what in (("fit", "pictures to fit on"), ("test", "test pictures"))
+            for sentence in labels.doubts(splits[split], what)]
+
+
 def draw_annotations(run, splits):
     """Save figures/prepare.png: training and test pictures with their masks and landmarks drawn on. Returns its Path.
 
@@ -61,7 +76,6 @@ def draw_annotations(run, splits):
     plain = np.concatenate([pictures.enlarge(pictures.to_uint8(photos.images)) for photos in few])
     drawn = np.concatenate([_annotated(photos) for photos in few])
     shown = pictures.pairs(plain, drawn) if (plain != drawn).any() else plain
-    (run.folder / "figures").mkdir(parents=True, exist_ok=True)
     path = run.folder / "figures" / "prepare.png"
     pictures.save(pictures.grid(shown, 10), path)
     return path

@@ -3,8 +3,6 @@
 import json
 import os
 
-from filelock import FileLock
-
 from ganseg import files
 
 NUMBER = int | float
@@ -15,8 +13,8 @@ ALWAYS = {  # what each line of a stage holds
 }
 
 # What a measurement depends on beside the networks: an evaluation counts as another's equal where these agree
-SETTINGS = {"source", "split_list", "image_size", "crop", "max_train_pictures", "max_test_pictures", "fit_pictures",
-            "distill_generator", "untrained_control", "seed"}
+SETTINGS = {"source", "split_list", "image_size", "crop", "ignore_label", "max_train_pictures", "max_test_pictures",
+            "fit_pictures", "distill_generator", "untrained_control", "seed"}
 
 
 def append(path, record):
@@ -41,7 +39,7 @@ def keep(path, is_kept):
 
 def _alone(path):
     """A lock of moments: a training takes back what it repeats while another process may add its results."""
-    return FileLock(path.with_name(f".{path.name}.lock"))
+    return files.locked(path.with_name(f".{path.name}.lock"))
 
 
 def gan_step(record):

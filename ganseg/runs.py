@@ -33,9 +33,7 @@ def cache_folder(dataset):
 
 def remember(dataset, **paths):
     """Keep where a data set lies (the config fields source and split_list), for runs that are not told."""
-    folder = cache_folder(dataset)
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(folder / "paths.json", json.dumps(paths))
+    files.write_text(cache_folder(dataset) / "paths.json", json.dumps(paths))
 
 
 def remembered(dataset):
@@ -60,8 +58,8 @@ def open_run(dataset, name, needs=None, **overrides):
     Raises UserError for settings that cannot be and for a missing stage, naming the command that makes it.
     """
     name = str(name)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        raise UserError(f"run: {name!r} is not allowed; use letters, digits, '_', '-' and '.'.")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{,199}", name):
+        raise UserError(f"run: {name!r} is not allowed; use up to 200 letters, digits, '_', '-' and '.'.")
     folder = outputs_root() / dataset / name
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if dataset == "tiny" and name in SHIPPED_RUNS:
@@ -80,7 +78,7 @@ def open_run(dataset, name, needs=None, **overrides):
 
 def find(name):
     """The run called NAME, DATASET/NAME or by its folder; UserError where none or several are."""
-    direct = [path for path in (Path(name), outputs_root() / name) if (path / "config.yaml").exists()]
+    direct = [path for path in (Path(name), outputs_root() / name) if os.path.exists(path / "config.yaml")]
     of_any_dataset = outputs_root().glob(f"*/{name}/config.yaml") if Path(name).name == name else []
     matches = direct[:1] or sorted(path.parent for path in of_any_dataset)
     if len(matches) == 1:
@@ -268,10 +266,11 @@ def _adopt_shipped(folder):
     names, fresh = SHIPPED_RUNS[folder.name], config.load("tiny")
     fields = ["max_train_pictures", "max_test_pictures", "fit_pictures"]
     fields += [] if "segmenter" in names else config.DISTILL
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    for name in names:
-        step = load_checkpoint(SHIPPED / f"{name}.pt")["step"]
-        shutil.copyfile(SHIPPED / f"{name}.pt", folder / "checkpoints" / f"{name}-{step:08d}.pt")
+    with files.writing(folder):
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for name in names:
+            step = load_checkpoint(SHIPPED / f"{name}.pt")["step"]
+            shutil.copyfile(SHIPPED / f"{name}.pt", folder / "checkpoints" / f"{name}-{step:08d}.pt")
     shipped = config.read(SHIPPED / "config.yaml").model_dump()
     cfg = config.check({**shipped, **{field: getattr(fresh, field) for field in fields}})
     config.write(cfg, folder / "config.yaml", _made_with("cpu"))

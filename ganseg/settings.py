@@ -29,6 +29,8 @@ class DataConfig(BaseModel):
     split_list: str | None = None  # CUB: file of lines "id split" with 0 train, 1 validation, 2 test
     image_size: Annotated[int, Field(ge=32)] = 128  # H = W in pixels, a power of two
     crop: Literal["squeeze", "center"] = "squeeze"  # how a picture becomes square; the paper squeezes
+    # What own masks hold where the label is not known (PASCAL VOC: 255); left out of all metrics
+    ignore_label: Annotated[int, Field(ge=0, le=255)] | None = None
     flip: bool = True  # mirror every second training picture (released code)
     random_resized_crop: bool = False  # scale 0.9-1, ratio 0.9-1.1 (released code: CUB and Flowers)
     max_train_pictures: Count | None = None  # None: all
@@ -119,6 +121,8 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
 
     @model_validator(mode="after")
     def _fill_in_and_check(self):
+        if self.ignore_label is not None and self.reader != "folder":
+            raise _wrong("ignore_label", self.ignore_label, f"none with masks as {self.reader} distributes them")
         S = self.image_size
         if S & (S - 1):
             raise _wrong("image_size", S, "a power of two: 32, 64, 128, 256 and so on")

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from ganseg import distill, evaluate, records, train
+from ganseg import distill, evaluate, prepare, records, train
 from ganseg.training import health
 
 SMALL = {"segmenter": "unet", "segmenter_width": 4, "distill_steps": 2, "distill_batch_size": 4, "fit_pictures": 8}
@@ -130,3 +130,29 @@ def test_a_record_whose_settings_are_damaged_is_passed_over(tmp_path):
     for settings in ({"fit_pictures": 8}, "none", None, [1]):
         records.append(path, {"stage": "evaluate", "step": 1, "settings": settings})
     assert [record["settings"] for record in records.read(path)] == [{"fit_pictures": 8}]
+
+
+def test_a_void_border_that_counts_as_a_part_is_said_in_the_evaluation(tmp_path, tiny_run, quick, capsys):
+    (tmp_path / "masks").mkdir()
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (6, 6, 26, 26))
+    mask.paste(3, (8, 8, 24, 24))
+    for i in range(16):
+        Image.new("RGB", (32, 32), (10 * i, 90, 0)).save(tmp_path / f"{i}.png")
+        mask.save(tmp_path / "masks" / f"{i}.png")
+    fields = {"reader": "folder", "source": str(tmp_path), "max_train_pictures": None, **SMALL}
+    run = tiny_run(**fields)
+    list(train.train(run))
+    list(distill.distill(run))
+    border = (20 * 20 - 16 * 16) / 32**2
+    said = (f"Label 255 covers {border:.1%} of the masks of the test pictures and counts as a part; if it means void, "
+            "leave it out with -p ignore_label 255.")
+    assert evaluate.evaluate(run)["notes"]["about the masks"] == said and said in capsys.readouterr().out
+    box = {ignored: evaluate.evaluate(tiny_run(**fields, ignore_label=ignored)) for ignored in ("none", 255)}
+    assert box["none"]["foreground_iou_center_box"] == 1 == box[255]["foreground_iou_center_box"]
+    assert "about the masks" not in box[255]["notes"] and box[255]["settings"]["ignore_label"] == 255
+    splits = prepare.build_cache(tiny_run(**fields, ignore_label=255))
+    assert prepare.doubts(splits) == [] and prepare.list_labels(splits) == [
+        {"label": "left out", "fit": border, "test": border},
+        {"label": 0, "fit": 1 - 400 / 1024, "test": 1 - 400 / 1024},
+        {"label": 3, "fit": 1 / 4, "test": 1 / 4}]

@@ -57,7 +57,7 @@ def fails(argv, capsys, run=cli.main):
 @pytest.mark.slow
 def test_the_command_trains_distils_and_evaluates_through_the_notebooks(outputs, capfd):
     for notebook in ("train", "distill", "evaluate"):
-        cli.main([notebook, "-p", "dataset", "tiny", *STEPS, "--run", "all"])
+        cli.main([notebook, "-p", "dataset", "tiny", "-p", "log_every_steps", "1", *STEPS, "--run", "all"])
     printed = capfd.readouterr().out
     folder = outputs / "tiny" / "all"
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -68,7 +68,11 @@ def test_the_command_trains_distils_and_evaluates_through_the_notebooks(outputs,
         assert (folder / name).stat().st_size > 1000, name
     executed = json.loads((folder / "train.ipynb").read_text())
     assert "widgets" not in executed["metadata"]
-    assert (folder / "train.ipynb").stat().st_size < 3_000_000
+    for name in ("train", "distill"):  # one figure, then all lines, however many there are
+        (cell,) = (c for c in json.loads((folder / f"{name}.ipynb").read_text())["cells"] if "view.update" in str(c))
+        figure, lines = cell["outputs"]
+        assert "image/png" in figure["data"] and "".join(lines["text"]).count("steps/s") == 4
+        assert (folder / f"{name}.ipynb").stat().st_size < 1_000_000
 
 
 def test_the_modules_do_the_same_without_any_notebook_library(outputs, tmp_path):

@@ -29,7 +29,7 @@ class Pictures(Facts):
 
     images: torch.Tensor  # (N, 3, S, S) uint8; mapped from the cache's file, except drawn ones
     names: np.ndarray | list[str]  # N: path within the source
-    labels: torch.Tensor | None = None  # (N, S, S) uint8, 0 background, parts above
+    labels: torch.Tensor | None = None  # (N, S, S) integers, 0 background, parts above, < 0 not known
     masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all that there are
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
@@ -58,7 +58,7 @@ class Listing(Facts):
 
     names: list[str]  # N paths within the source
     masks: list[str | None] | None = None  # N paths of their masks, None where a picture has none
-    to_labels: Callable | None = None  # see the functions of ganseg.datasets.decode with this argument
+    to_labels: Callable | None = None  # see ganseg.datasets.decode.read_labels
     landmarks: np.ndarray | None = None  # (N, L, 2) float: x, y, pixel centres being whole numbers; NaN missing
     train: np.ndarray | None = None  # (N,) bool: of the split "train", what is trained on; None: all
     fit: np.ndarray | None = None  # (N,) bool: of the split "train", what is fitted on; None: all

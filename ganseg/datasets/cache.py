@@ -3,7 +3,7 @@
 npy because numpy itself writes and maps it: a map of a million pictures opens at once, and a batch is one gather. Files
 for streaming, such as WebDataset, give no random access, and zarr decompresses whole chunks.
 
-images.npy (N, 3, S, S) and labels.npy (N, S, S) uint8; index.npz, of which zip checks each member: crc (N,), the
+images.npy (N, 3, S, S) uint8 and labels.npy (N, S, S) int16; index.npz, of which zip checks each member: crc (N,), the
 checksum of each row of images and labels, names, landmarks (N, L, 2), masked, train and fit (N,), and facts, in JSON.
 """
 
@@ -16,7 +16,6 @@ from dataclasses import fields
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from ganseg import files
 from ganseg.datasets import decode
@@ -28,6 +27,7 @@ CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks
 MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
 FACTS = [field.name for field in fields(Facts)]
 TUPLES = ("landmark_names", "eyes")  # lists in JSON
+DTYPES = {"images": np.uint8, "labels": np.int16}
 
 
 def open_or_build(folder, listed, image_size, crop, check_all=False):
@@ -41,8 +41,7 @@ def open_or_build(folder, listed, image_size, crop, check_all=False):
     """
     pictures = _open_if_whole(folder, check_all)
     if pictures is None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):  # a second process waits, and finds it built
+        with files.locked(folder.with_suffix(".lock")):  # a second process waits, and finds it built
             pictures = _open_if_whole(folder, check_all)
             if pictures is None:
                 with listed() as (source, listing):
@@ -55,7 +54,7 @@ def open_or_build(folder, listed, image_size, crop, check_all=False):
 
 def _open_if_whole(folder, check_all):
     """The pictures of a cache; None where it is missing or damaged."""
-    if not (folder / "index.npz").exists():
+    if not os.path.exists(folder / "index.npz"):  # where it may not even be looked at either
         return None
     try:
         return open_cache(folder, check_all)
@@ -84,7 +83,7 @@ def _check_rows(maps, names, crc, check_all):
     """Raise ValueError where a row of images and labels, all of them or a spread, does not have its checksum."""
     n = len(crc)
     for name, array in maps.items():
-        if len(array) != n or array.dtype != np.uint8:
+        if len(array) != n or array.dtype != DTYPES[name]:
             raise ValueError(f"{name}.npy is not what was written")
     for i in range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int):
         if _checksum(_read_row(array, int(i)) for array in maps.values()) != crc[i]:
@@ -105,7 +104,7 @@ def _checksum(rows):
 def _check_room(root, listing, image_size):
     """Raise UserError where a disk has no room for the squares of a listing."""
     n = len(listing.names)
-    needed = n * image_size**2 * (3 if listing.masks is None else 4)
+    needed = n * image_size**2 * (3 if listing.masks is None else 5)
     free = shutil.disk_usage(root).free
     if needed > free:
         raise UserError(f"source: {n:,} pictures at {image_size} pixels need {needed / 1e9:.1f} GB in {root}, where "
@@ -119,9 +118,9 @@ def _decode_all(folder, source, listing, S, crop):
     height, and its checksum.
     """
     n = len(listing.names)
-    arrays = {"images": _create(folder, "images", (n, 3, S, S))}
+    arrays = {"images": _create(folder, "images", (n, 3, S, S), DTYPES["images"])}
     if listing.masks is not None:
-        arrays["labels"] = _create(folder, "labels", (n, S, S))
+        arrays["labels"] = _create(folder, "labels", (n, S, S), DTYPES["labels"])
 
     def work(i):
         try:
@@ -197,14 +196,22 @@ def _landmarks_inside(listing, sizes):
     return points
 
 
-def _create(folder, name, shape):
+def _create(folder, name, shape, dtype):
     """A new file of zeros, as a map."""
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
+    created = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a disk that fills up while a map is written would end the process
+        with open(created.filename, "rb+") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, created.offset + created.nbytes)
+            except OSError as error:  # not every disk can
+                if error.errno in files.FULL:
+                    raise
+    return created
 
 
 def _keep_rows(folder, name, array, kept):
     """Replace the file of a map by one with some of its rows only."""
-    fewer = _create(folder, "fewer", (len(kept), *array.shape[1:]))
+    fewer = _create(folder, "fewer", (len(kept), *array.shape[1:]), array.dtype)
     for first in range(0, len(kept), 1024):
         fewer[first : first + 1024] = array[kept[first : first + 1024]]
     os.replace(folder / "fewer.npy", folder / f"{name}.npy")

@@ -63,8 +63,9 @@ def read_labels(data, size, to_labels, image_size, crop, upright=True):
     data       bytes of the file
     size       width and height of the upright picture, which the mask must have too
     to_labels  function of the mask (a PIL image) and of resize(image, resample), which makes a square of it as
-               `crop` says; returns labels (S, S), e.g. index_labels
-    Returns uint8 (S, S). Raises ValueError with the reason when it cannot be read or does not fit.
+               `crop` says; returns labels (S, S), e.g. labels.index_labels
+    Returns integers (S, S), 0 background, below 0 where not known. Raises ValueError with the reason when it cannot be
+    read or does not fit.
     """
     mask = _decode(data, upright=upright, convert=Image.Image.copy)[0]
     if mask.size != tuple(size):
@@ -75,16 +76,6 @@ def read_labels(data, size, to_labels, image_size, crop, upright=True):
 def _square(image, image_size, crop, resample):
     size = image_size, image_size
     return ImageOps.fit(image, size, resample) if crop == "center" else image.resize(size, resample)
-
-
-def index_labels(mask, resize):
-    """Labels of a mask whose pixels are label numbers, grey or palette."""
-    labels = np.asarray(mask)
-    if labels.ndim != 2:
-        raise ValueError(f"it is a {mask.mode} picture; a mask holds one number per pixel, grey or palette")
-    if labels.max() > 255 or labels.min() < 0:
-        raise ValueError(f"it holds labels up to {labels.max()}; allowed are 0 to 255")
-    return np.asarray(resize(Image.fromarray(labels.astype(np.uint8)), Image.Resampling.NEAREST))
 
 
 def _orientation(picture):

@@ -15,8 +15,6 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
 from ganseg import files
 from ganseg.errors import UserError
 
@@ -39,7 +37,7 @@ def locate(path, wanted, called="source"):
     path = os.path.expanduser(path)  # which leaves ~nobody as it is
     candidates = [Path(path), files.ROOT / path]
     for candidate in candidates:
-        if candidate.exists():
+        if os.path.exists(candidate):  # no error for a name that is too long
             return candidate.absolute()
     looked = " or ".join(dict.fromkeys(str(candidate.absolute()) for candidate in candidates))
     raise UserError(f"{called}: there is no {looked}; name {wanted}.")
@@ -132,6 +130,8 @@ class Source(contextlib.AbstractContextManager):
 
     def _mount(self, path, prefix=""):
         """Add the files of a folder, archive or picture; those that are there already stay."""
+        if not os.path.exists(path):
+            raise UserError(f"{self.called}: there is no {path.absolute()}.")
         if path.is_dir():
             names, opened = [name for name, _ in _walk(path)], lambda name: open(path / name, "rb")
         elif path.is_file() and path.name.lower().endswith(TAR):
@@ -144,11 +144,9 @@ class Source(contextlib.AbstractContextManager):
         elif ".7z" in path.suffixes and path.is_file():
             raise UserError(f"{self.called}: {path} is a 7z archive: unpack it first (7z x {path.name}) and name the "
                             "folder.")
-        elif path.exists():
+        else:
             raise UserError(f"{self.called}: {path} is neither a folder nor a zip or tar of pictures nor a picture "
                             f"({', '.join(EXTENSIONS)}).")
-        else:
-            raise UserError(f"{self.called}: there is no {path.absolute()}.")
         for name in names:
             if not _is_clutter(prefix + name):
                 self._files.setdefault(prefix + name, (opened, name))
@@ -166,8 +164,7 @@ class Source(contextlib.AbstractContextManager):
         """The folder for unpacked tars. While this Source is open, no other process adds or removes any."""
         if self._scratch is None:
             return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ganseg-")))
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        self._stack.enter_context(FileLock(self._scratch / "unpacked.lock"))
+        self._stack.enter_context(files.locked(self._scratch / "unpacked.lock"))
         self._stack.callback(self._remove_unpacked)
         return self._scratch
 

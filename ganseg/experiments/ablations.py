@@ -117,7 +117,6 @@ def _outcome(dataset, trial, future):
 
 def _mark(folder, error):
     reason = files.one_line(error)
-    folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / "error.txt", reason + "\n")
     return reason
 

@@ -1,7 +1,6 @@
 """Detections as COCO annotations."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 
@@ -38,5 +37,4 @@ def as_coco(labels, names, n_parts, description, part_names=None):
 
 
 def save_coco(content, path):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, json.dumps(content))

@@ -53,7 +53,6 @@ def save_page(figure, stem):
     import matplotlib  # takes a second, for which --help need not wait
 
     paths = [Path(f"{stem}.{kind}") for kind in ("png", "pdf")]
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(PRINT):
         for path in paths:
             with files.whole(path, "wb") as file:

@@ -30,7 +30,7 @@ def styled(frame, precision=3):
 def save_csv(frame, path, index=True):
     """Write a DataFrame as CSV, whole or not at all; a text that a spreadsheet would compute gets a ' in front.
 
-    path   str or Path; its folder must be there
+    path   str or Path
     index  whether the index becomes the first column
     """
     frame = frame.rename(index=_as_text, columns=_as_text).map(_as_text)

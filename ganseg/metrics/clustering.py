@@ -11,7 +11,7 @@ from ganseg.metrics.registry import LeftOut, metric
 def contingency_table(true, predicted, shape=None):
     """Pixels with each pair of labels, (n_true, n_predicted) int64.
 
-    true, predicted  (N, H, W) unsigned int
+    true, predicted  (N, H, W) int; pixels whose true label is below 0 do not count
     shape            of the table; None: just large enough
     Raises ValueError when the shapes differ or a label does not fit.
     """
@@ -24,7 +24,8 @@ def contingency_table(true, predicted, shape=None):
     table = np.zeros(rows * columns, np.int64)
     # picture by picture: sklearn's contingency_matrix sorts all pixels, at 8 bytes each
     for t, p in zip(true, predicted, strict=True):
-        table += np.bincount(t.ravel().astype(np.intp) * columns + p.ravel(), minlength=rows * columns)
+        known = t >= 0
+        table += np.bincount(t[known].astype(np.intp) * columns + p[known], minlength=rows * columns)
     return table.reshape(rows, columns)
 
 
@@ -91,7 +92,7 @@ def part_ious(table):
 def part_miou(labels, true_labels, train_labels, train_true_labels, n_parts):
     """Mean IoU over the true parts that occur in the test split.
 
-    labels, true_labels              (N, H, W), 0 background
+    labels, true_labels              (N, H, W), 0 background, true ones below 0 where not known
     train_labels, train_true_labels  (M, H, W)
     Raises ValueError when a prediction's and its truth's shapes differ or a label is above n_parts;
     LeftOut when the test split shows no true part.
@@ -107,11 +108,12 @@ def part_miou(labels, true_labels, train_labels, train_true_labels, n_parts):
     return scores[present].mean()
 
 
-def labels_under_keypoints(labels, landmarks):
+def labels_under_keypoints(labels, landmarks, true_foreground=None):
     """The number of each visible keypoint, and the label predicted under it: two int arrays (n,), test set pooled.
 
-    labels     (N, S, S), 0 background
-    landmarks  (N, L, 2) in [-1, 1], (x, y), NaN where missing; those outside the square are left out
+    labels           (N, S, S), 0 background
+    landmarks        (N, L, 2) in [-1, 1], (x, y), NaN where missing; those outside the square are left out
+    true_foreground  (N, S, S), those on a pixel below 0, of a picture that has others, are left out too
     Raises LeftOut when no keypoint is visible.
     """
     S = labels.shape[-1]
@@ -124,16 +126,20 @@ def labels_under_keypoints(labels, landmarks):
         raise LeftOut("no test picture shows a keypoint")
     picture, keypoint = np.nonzero(shown)
     x, y = pixels[shown].T
+    if true_foreground is not None:
+        known = true_foreground >= 0
+        counted = known[picture, y, x] | ~known.any(axis=(1, 2))[picture]
+        picture, keypoint, x, y = (array[counted] for array in (picture, keypoint, x, y))
     return keypoint, labels[picture, y, x]
 
 
 @metric("NMI of the keypoint's name and the label predicted under it, a predicted background being a class like any "
         "other, over all visible keypoints of the test set pooled.")
-def nmi_keypoints(labels, landmarks):
-    return normalized_mutual_info_score(*labels_under_keypoints(labels, landmarks))
+def nmi_keypoints(labels, landmarks, true_foreground=None):
+    return normalized_mutual_info_score(*labels_under_keypoints(labels, landmarks, true_foreground))
 
 
 @metric("ARI of the keypoint's name and the label predicted under it, a predicted background being a class like any "
         "other, over all visible keypoints of the test set pooled.")
-def ari_keypoints(labels, landmarks):
-    return adjusted_rand_score(*labels_under_keypoints(labels, landmarks))
+def ari_keypoints(labels, landmarks, true_foreground=None):
+    return adjusted_rand_score(*labels_under_keypoints(labels, landmarks, true_foreground))

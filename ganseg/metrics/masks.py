@@ -9,18 +9,28 @@ USED_SHARE = 0.02  # of the predicted foreground; a part below it counts as unus
 
 @metric("IoU of (label != background) with the true mask, per picture, averaged over the test pictures.")
 def foreground_iou(labels, true_foreground):
-    """Mean over pictures of the foreground's intersection over union.
+    """Mean over pictures of the foreground's intersection over union; see foreground_ious."""
+    return np.nanmean(foreground_ious(labels, true_foreground))
+
+
+def foreground_ious(labels, true_foreground):
+    """The foreground's intersection over union in each picture.
 
     labels           (N, H, W), 0 background
-    true_foreground  (N, H, W) bool
-    Returns a float in [0, 1]; a picture without foreground on either side counts 1 (released code: 0).
-    Raises ValueError when the shapes differ.
+    true_foreground  (N, H, W), 0 or False background, above 0 foreground, below 0 not known and not counted
+    Returns (N,) floats in [0, 1]; a picture without foreground on either side counts 1 (released code: 0), NaN where
+    nothing of a picture is known. Raises ValueError when the shapes differ.
     Source: GANSeg's released evaluation.
     """
     if labels.shape != true_foreground.shape:
         raise ValueError(f"labels {labels.shape} and true_foreground {true_foreground.shape} differ")
-    pairs = zip(labels != 0, true_foreground.astype(bool, copy=False), strict=True)
-    return np.mean([(p & t).sum() / (p | t).sum() if (p | t).any() else 1.0 for p, t in pairs])
+    ious = []
+    for predicted, true in zip(labels, true_foreground, strict=True):
+        known = true >= 0
+        found, there = predicted[known] > 0, true[known] > 0
+        empty = 1.0 if known.any() else np.nan
+        ious.append((found & there).sum() / (found | there).sum() if (found | there).any() else empty)
+    return np.array(ious)
 
 
 @metric("Control: the IoU of foreground_iou for one box in the middle of every picture, of the width and height that "
@@ -28,20 +38,25 @@ def foreground_iou(labels, true_foreground):
 def foreground_iou_center_box(true_foreground):
     """The largest mean IoU that any centred box reaches.
 
-    true_foreground  (N, S, S) bool
+    true_foreground  (N, S, S) as of foreground_ious
     Raises LeftOut where S is odd or the pictures are not square: no box of whole pixels lies in their middle.
     """
     _, height, width = true_foreground.shape
     if height != width or width % 2:
         raise LeftOut("the pictures are not squares of an even width")
     half = width // 2
-    quarters = true_foreground.reshape(-1, 2, half, 2, half)  # by upper, lower, left and right half
-    top, bottom = quarters[:, 0, ::-1].astype(int), quarters[:, 1].astype(int)  # rows from the middle outwards
-    folded = top[:, :, 0, ::-1] + top[:, :, 1] + bottom[:, :, 0, ::-1] + bottom[:, :, 1]
-    inside = folded.cumsum(axis=1).cumsum(axis=2)  # (N, half, half): pixels in the box of 2 i + 2 by 2 j + 2 pixels
-    sides = 2 * np.arange(1, half + 1)
-    either = np.outer(sides, sides) + inside[:, -1:, -1:] - inside
-    return (inside / either).mean(axis=0).max()
+
+    def inside(pixels):
+        """(N, half, half): how many of the pixels lie in the box of 2 i + 2 by 2 j + 2 pixels."""
+        quarters = pixels.reshape(-1, 2, half, 2, half)  # by upper, lower, left and right half
+        top, bottom = quarters[:, 0, ::-1].astype(int), quarters[:, 1].astype(int)  # rows from the middle outwards
+        folded = top[:, :, 0, ::-1] + top[:, :, 1] + bottom[:, :, 0, ::-1] + bottom[:, :, 1]
+        return folded.cumsum(axis=1).cumsum(axis=2)
+
+    known = true_foreground[(true_foreground >= 0).any(axis=(1, 2))]
+    both, box = inside(known > 0), inside(known >= 0)
+    either = box + both[:, -1:, -1:] - both
+    return np.divide(both, either, out=np.ones(both.shape), where=either > 0).mean(axis=0).max()
 
 
 def _pixel_counts(labels, n_parts):

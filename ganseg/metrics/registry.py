@@ -24,13 +24,13 @@ class Predictions:
     n_parts: int  # K, background not counted
     image_size: int  # width in pixels of the square images that the landmarks' [-1, 1] spans
     # What the data set knows, and lacks: of several missing fields the first is the reason a user reads.
-    # (N, H, W) and (M, H, W) uint8: 0 background, true parts from 1
+    # (N, H, W) and (M, H, W) integers: 0 background, true parts from 1, below 0 not known, which counts nowhere
     true_labels: np.ndarray | None = _optional("the test pictures have no true part labels")
     train_true_labels: np.ndarray | None = _optional("the training pictures have no true part labels")
     # (N,) and (M,) bool: the pictures whose true labels and foreground are known; None: all
     masked: np.ndarray | None = None
     train_masked: np.ndarray | None = None
-    # (N, H, W) bool; true_labels != 0 where only those are given
+    # (N, H, W), 0 background, below 0 not known; the sign of true_labels where only those are given
     true_foreground: np.ndarray | None = _optional("the test pictures have no true foreground masks")
     # (N, L, 2) and (M, L, 2) in [-1, 1], (x, y), NaN where a landmark is missing
     landmarks: np.ndarray | None = _optional("the test pictures have no landmarks")
@@ -51,7 +51,7 @@ class Predictions:
 
     def __post_init__(self):
         if self.true_foreground is None and self.true_labels is not None:
-            self.true_foreground = self.true_labels != 0
+            self.true_foreground = np.sign(self.true_labels)
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Predictions)}
@@ -80,21 +80,26 @@ def protocols():
     return {name: protocol for name, (_, protocol) in _METRICS.items()}
 
 
+def _truth(labels, masked):
+    """True labels, below 0 in pictures without a mask; None where nothing is known."""
+    if labels is not None and masked is not None:
+        labels = np.where(masked[:, None, None], labels, np.int16(-1))
+    return None if labels is None or (labels < 0).all() else labels
+
+
 def compute(predictions):
     """Each registered metric that the predictions allow.
 
     Returns two dicts: name -> float, and name -> the reason why it was left out. Each name is in one of them.
     """
     values, left_out = {}, {}
+    truths = {"true_labels": _truth(predictions.true_labels, predictions.masked),
+              "true_foreground": _truth(predictions.true_foreground, predictions.masked),
+              "train_true_labels": _truth(predictions.train_true_labels, predictions.train_masked)}
     for name, (function, _) in _METRICS.items():
         parameters = inspect.signature(function).parameters
         known = {p: getattr(predictions, p) for p in parameters}
-        for truths, fields, masked in (
-            ({"true_labels", "true_foreground"}, {"labels", "true_labels", "true_foreground"}, predictions.masked),
-            ({"train_true_labels"}, {"train_labels", "train_true_labels"}, predictions.train_masked),
-        ):
-            if masked is not None and truths & known.keys():
-                known |= {p: known[p][masked] for p in fields & known.keys() if known[p] is not None}
+        known |= {name: truths[name] for name in truths.keys() & known.keys()}
         known = {p: value for p, value in known.items() if value is not None and np.size(value)}
         needs = {p for p in parameters if parameters[p].default is inspect.Parameter.empty}
         absent = [field for field in _FIELDS if field in needs - known.keys()]

@@ -7,6 +7,7 @@ import time
 
 import torch
 
+from ganseg import files
 from ganseg.errors import UserError
 
 MAX_RESTARTS = 3  # after a worker has died; each goes on from the newest checkpoint
@@ -35,7 +36,7 @@ def launch(run):
                "--max-restarts", str(MAX_RESTARTS), "-m", "ganseg.train",
                "-p", "dataset", run.folder.parent.name, "-p", "run", run.folder.name]  # torchrun has a --run of its own
     command += ["-p", "max_minutes", str(cfg.max_minutes)] if cfg.max_minutes else []
-    with open(log, "w") as file:
+    with files.writing(log), open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, env=ENV | os.environ, stdout=file, stderr=subprocess.STDOUT)
     try:
         while not _mistake(log):

@@ -157,9 +157,7 @@ class _GeneratedInspector(Panel):
         return f"Saved inspector.gif in {self._folder()}"
 
     def _folder(self):
-        folder = Path(self.inspector.folder or ".") / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return Path(self.inspector.folder or ".") / "figures"
 
     # What is shown
 

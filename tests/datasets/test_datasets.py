@@ -29,7 +29,7 @@ RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 
 def cfg(reader="folder", source=None, image_size=32, **fields):
-    unset = dict.fromkeys(("split_list", "max_train_pictures", "max_test_pictures"))
+    unset = dict.fromkeys(("split_list", "ignore_label", "max_train_pictures", "max_test_pictures"))
     fields = {"dataset": reader, "crop": "squeeze", **unset, **fields}
     return SimpleNamespace(reader=reader, source=source and str(source), image_size=image_size, **fields)
 
@@ -483,7 +483,7 @@ def test_a_mask_that_does_not_fit_is_named_and_no_cache_is_left(tmp_path, mask, 
 
 def test_masks_of_other_names_than_the_pictures_are_an_error(tmp_path):
     annotated(tmp_path, masked="xyz")
-    with pytest.raises(UserError, match=r"holds 3 masks in masks/, none named as a picture; the first is masks/x.png"):
+    with pytest.raises(UserError, match=r"holds 3 masks, none named as a picture; the first is masks/x.png"):
         load_pictures(cfg(source=tmp_path), "train")
 
 
@@ -491,7 +491,7 @@ def test_masks_of_another_kind_are_not_taken_for_pictures(tmp_path):
     source = annotated(tmp_path / "own", masked="")
     (source / "masks").mkdir()
     (source / "masks" / "a.bmp").write_bytes(encoded(halves(0, 7, "L"), "BMP"))
-    with pytest.raises(UserError, match="holds no png in masks/"):
+    with pytest.raises(UserError, match="holds masks/a.bmp where masks lie .*; masks are grey or palette png"):
         load_pictures(cfg(source=source), "train")
 
 

@@ -56,6 +56,37 @@ def test_the_best_centred_box_is_found_among_all_of_them():
     assert masks.foreground_iou_center_box(box) == 1
 
 
+def test_pixels_that_are_not_known_count_in_no_metric():
+    """As if those pixels had been cut away: a strip of unknown ones beside each picture changes nothing."""
+    whole, cut = everything(), everything()
+    strip = rng(8).integers(0, 4, (6, 8, 2), np.uint8)  # what is predicted there plays no role
+    for name in ("labels", "train_labels"):
+        setattr(whole, name, np.concatenate([getattr(cut, name), strip], axis=2))
+    for name in ("true_labels", "train_true_labels", "true_foreground"):
+        unknown = np.full((6, 8, 2), -1, np.int16)
+        setattr(whole, name, np.concatenate([np.int16(getattr(cut, name)), unknown], axis=2))
+    whole.landmarks = cut.landmarks = None
+    whole, cut = (metrics.compute(predictions)[0] for predictions in (whole, cut))
+    same = ("foreground_iou", "nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou")
+    assert {name: whole[name] for name in same} == {name: cut[name] for name in same}
+
+
+def test_a_centred_box_is_measured_on_known_pixels():
+    true = np.full((2, 4, 4), -1)
+    true[0, 1:3, 1:3] = 1  # the second picture is not known at all
+    assert masks.foreground_iou_center_box(true) == 1
+    true[0, 0] = [0, 0, 1, 1]
+    assert masks.foreground_iou_center_box(true) == 3 / 4  # the whole: 6 of 8 known pixels; 2 x 2: 4 of 6
+    assert masks.foreground_ious(true > 5, true).tolist()[0] == 0 and np.isnan(masks.foreground_ious(true > 5, true)[1])
+
+
+def test_a_keypoint_on_a_pixel_that_is_not_known_is_left_out():
+    found, points = np.zeros((2, 3, 3), np.uint8), np.array([[[-1.0, -1], [0, 0]]] * 2)
+    true = np.zeros((2, 3, 3), int)
+    true[0, 0, 0], true[1] = -1, -1  # the second picture has no mask: its keypoints count
+    assert clustering.labels_under_keypoints(found, points, true)[0].tolist() == [1, 0, 1]
+
+
 def test_shares_and_used_parts_are_counted_over_the_predicted_foreground():
     # 100 foreground pixels: 97, 2, 1, 0; background 100 of 200
     picture = np.repeat(np.array([0, 1, 2, 3], np.uint8), [100, 97, 2, 1]).reshape(2, 10, 10)

@@ -1,0 +1,70 @@
+"""Masks whose pixels are label numbers: 0 background, parts above. A pixel whose label is not known is below 0.
+
+Such pixels count in no metric. Photos and other tools leave them: a void border, a margin that is no part of the photo,
+edges that were smoothed, whose grey lies between two labels and would be taken for parts of their own.
+"""
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import maximum_filter, minimum_filter
+
+IGNORED, SOFT = -1, -2  # labels of pixels that the data set leaves out, and of smoothed edges
+SOFT_SHARE = 0.12  # of the pixels at edges; 0.14 to 0.9 where masks were smoothed, up to 0.09 in drawn ones
+RARE_SHARE = 0.001  # of a smoothed mask: a label below this is a trace of compression
+VOID = 255  # what PASCAL VOC and its like call void
+
+
+def index_labels(mask, resize, ignore_label=None):
+    """Labels of a mask whose pixels are label numbers, grey or palette, for read_labels.
+
+    ignore_label  the number of the pixels to leave out, or None
+    Returns (S, S) integers, IGNORED and SOFT among them. Raises ValueError for other masks.
+    """
+    labels = np.asarray(mask)
+    if labels.ndim != 2:
+        raise ValueError(f"it is a {mask.mode} picture; a mask holds one number per pixel, grey or palette")
+    if labels.max() > 255 or labels.min() < 0:
+        raise ValueError(f"it holds labels up to {labels.max()}; allowed are 0 to 255")
+    found = labels.astype(np.int32)  # the only integers below 0 that Pillow resizes
+    found[_smoothed(labels.astype(np.uint8))] = SOFT
+    found[labels == ignore_label] = IGNORED
+    return np.asarray(resize(Image.fromarray(found), Image.Resampling.NEAREST))
+
+
+def _smoothed(labels):
+    """Where a mask (H, W) uint8 was smoothed, so that its labels mean nothing: (H, W) bool.
+
+    A smoothed edge has pixels that lie between their neighbours. In drawn masks these are few: a thin part between two
+    others. Of a smoothed mask only what belongs to 3 x 3 equal pixels stays.
+    """
+    low, high = minimum_filter(labels, 3), maximum_filter(labels, 3)
+    flat = maximum_filter(low == high, 3)
+    between = (low < labels) & (labels < high) & ~flat
+    if between.sum() <= SOFT_SHARE * (low < high).sum():
+        return np.zeros(labels.shape, bool)
+    rare = np.bincount(labels[flat], minlength=256) < RARE_SHARE * labels.size
+    return ~flat | rare[labels]
+
+
+def label_shares(photos):
+    """{label: share of the pixels} of the pictures with masks, IGNORED and SOFT among them; {} without any."""
+    known = np.ones(len(photos), bool) if photos.masked is None else photos.masked
+    rows = [] if photos.labels is None else np.flatnonzero(known)
+    counts = np.zeros(256 - SOFT, int)
+    for i in rows:
+        counts += np.bincount(photos.labels[i].numpy().ravel().astype(int) - SOFT, minlength=len(counts))
+    return {int(i) + SOFT: counts[i] / counts.sum() for i in np.flatnonzero(counts)}
+
+
+def doubts(photos, what):
+    """Sentences on what masks were not taken for labels, or perhaps should not be.
+
+    what  the pictures, for the sentence: "test pictures"
+    """
+    shares = label_shares(photos)
+    if SOFT in shares:
+        yield (f"The masks of the {what} have smoothed edges: {shares[SOFT]:.1%} of the pixels lie between labels and "
+               "count in no metric. Save masks without smoothing (nearest neighbour, no JPEG) to count them too.")
+    if VOID in shares and len([label for label in shares if label > 0]) > 1:
+        yield (f"Label {VOID} covers {shares[VOID]:.1%} of the masks of the {what} and counts as a part; if it means "
+               f"void, leave it out with -p ignore_label {VOID}.")
