@@ -133,7 +133,7 @@ def _save_figures(run, test, labels, generated):
 
 def _print_table(run):
     evaluate(run)
-    print(report.metrics_table(run))
+    print(report.metrics_table(run), *report.verdict(run), sep="\n")
 
 
 def main(argv=None):
