@@ -108,6 +108,7 @@ class DistillConfig(BaseModel):
     distill_batch_size: Annotated[int, Field(ge=2)] = 64  # BatchNorm needs two
     lr_segmenter: Positive = 3.0e-4
     distill_augment: bool = False  # move and recolour the pairs; helps segmenters without ImageNet weights
+    distill_moves: Weight = 1.0  # how far, in units of distill.augment's; small where a segmenter is told positions
 
 
 class EvaluateConfig(BaseModel):

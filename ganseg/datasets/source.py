@@ -164,8 +164,10 @@ class Source(contextlib.AbstractContextManager):
             raise UserError(f"{self.called}: {path} is a 7z archive: unpack it first (7z x {path.name}) and name the "
                             "folder.")
         else:
-            with open(path, "rb") as file:
-                why = None if is_picture(path.name) else kinds.why_no_picture(file.read(kinds.HEAD_BYTES))
+            why = "it is no file"
+            if path.is_file():
+                with open(path, "rb") as file:
+                    why = None if is_picture(path.name) else kinds.why_no_picture(file.read(kinds.HEAD_BYTES))
             if why:
                 raise UserError(f"{self.called}: {path} is neither a folder nor a zip or tar of pictures nor a picture "
                                 f"({', '.join(EXTENSIONS)}): {why}.")

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -134,14 +135,15 @@ def _middle_of_largest_piece(mask):
 
 
 def view_file(run, model, source, part=None, strength=0.75):
-    """The user's own photo, a path or the bytes of a file, as a View of the square that the segmenter sees.
+    """The user's own photo as a View of the square that the segmenter sees.
 
+    source  whatever PhotoSegmenter.segment takes: a path, the bytes of a file, a PIL image or an array
     Raises UserError when it cannot be read.
     """
     try:
         square, size = decode.read_square(source, run.cfg.image_size, run.cfg.crop)
     except ValueError as error:
-        name = "the uploaded file" if isinstance(source, bytes) else source
+        name = source if isinstance(source, str | os.PathLike) else "the uploaded file"
         raise UserError(f"photo: {name} cannot be read ({error}); choose a JPEG, PNG, WebP or TIFF file.") from None
     boxes = [decode.photo_box(size, run.cfg.image_size, run.cfg.crop)]
     found = prediction.predict(model.network, torch.tensor(square).permute(2, 0, 1)[None], boxes).numpy()
