@@ -70,7 +70,9 @@ class PhotoSegmenter:
     def labels(self, logits, size):
         """Logits (K + 1, S, S) of a photo's square -> labels uint8 (H, W) of the photo of size (W, H)."""
         W, H = size
-        w, h = size if self.cfg.crop == "squeeze" else (min(size), min(size))
+        x, y, across, down = decode.photo_box(size, self.cfg.image_size, self.cfg.crop)
+        logits = logits[:, y : y + down, x : x + across]
+        w, h = (min(size), min(size)) if self.cfg.crop == "center" else size
         left, top = (W - w) // 2, (H - h) // 2
         labels = np.zeros((H, W), np.uint8)
         labels[top : top + h, left : left + w] = _resized_labels(logits, w, h)
@@ -141,8 +143,8 @@ def measure_parts(labels, n_parts):
 
 
 def _resized_labels(logits, W, H):
-    """Argmax of logits (C, S, S), resized bilinearly: uint8 (H, W)."""
-    S = logits.shape[-1]
+    """Argmax of logits (C, h, w), resized bilinearly: uint8 (H, W)."""
+    S = logits.shape[-2]
     wide = F.interpolate(logits[None], size=(S, W), mode="bilinear", align_corners=False)[0]
     y = ((torch.arange(H) + 0.5) * S / H - 0.5).clamp(0, S - 1)
     above, below = y.floor().long(), y.ceil().long()

@@ -4,8 +4,8 @@ npy because numpy itself writes and maps it: a map of a million pictures opens a
 for streaming, such as WebDataset, give no random access, and zarr decompresses whole chunks.
 
 images.npy (N, 3, S, S) uint8 and labels.npy (N, S, S) int16; index.npz, of which zip checks each member: crc (N, 1 or
-2), the checksums of each row of images and of labels, names, landmarks (N, L, 2), masked, train and fit (N,), and
-facts, in JSON.
+2), the checksums of each row of images and of labels, names, landmarks (N, L, 2), masked, train and fit (N,), boxes
+(N, 4), and facts, in JSON.
 """
 
 import json
@@ -153,8 +153,11 @@ def _write(folder, source, listing, S, crop):
             _keep_rows(folder, name, array, readable)
         listing, sizes, crc = listing.take(readable), sizes[readable], crc[readable]
     known = {"train": listing.train, "fit": listing.fit}
+    if crop == "pad":
+        known["boxes"] = np.array([decode.photo_box(size, S, crop) for size in sizes.tolist()])
     if listing.landmarks is not None:
-        known["landmarks"] = _to_square(_landmarks_inside(listing, sizes), sizes, S, crop).astype(np.float32)
+        points = _landmarks_inside(listing, sizes)
+        known["landmarks"] = _to_square(points, sizes, S, crop, known.get("boxes")).astype(np.float32)
     if listing.masks is not None:
         known["masked"] = np.array([mask is not None for mask in listing.masks])
     names = np.array([printable(name) for name in listing.names])
@@ -162,11 +165,12 @@ def _write(folder, source, listing, S, crop):
     np.savez(folder / "index.npz", crc=crc, names=names, facts=json.dumps(facts), **known)
 
 
-def _to_square(points, sizes, S, crop):
+def _to_square(points, sizes, S, crop, boxes=None):
     """Pixels of the pictures to [-1, 1] of their squares, S pixels wide.
 
     points  (N, L, 2) x, y in pixels; pixel centres are whole numbers
     sizes   (N, 2) width and height in pixels
+    boxes   (N, 4) where the pictures lie in their squares, as of decode.photo_box; None: they fill them
     Returns (N, L, 2), NaN where the crop cuts the point away. Pixel x of a picture W wide is at x S / W of the square,
     as in the released evaluation; -1 and 1 are the square's outer pixel centres.
     """
@@ -174,7 +178,8 @@ def _to_square(points, sizes, S, crop):
     offset = (sizes[:, None] - shown) / 2
     points = points - offset
     kept = ((points >= 0) & (points < shown) | (offset == 0)).all(axis=-1, keepdims=True)
-    return np.where(kept, 2 * points / shown * S / (S - 1) - 1, np.nan)
+    corner, side = (0, S) if boxes is None else (boxes[:, None, :2], boxes[:, None, 2:])
+    return np.where(kept, 2 * (corner + points / shown * side) / (S - 1) - 1, np.nan)
 
 
 def _landmarks_inside(listing, sizes):

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ganseg import files
 from ganseg.datasets import kinds
+from ganseg.datasets.labels import IGNORED
 from ganseg.errors import UserError
 
 NEW_SUBFILE_TYPE = 254  # TIFF tag; its first bit marks a preview
@@ -48,7 +49,7 @@ def read_square(source, image_size, crop, upright=True):
 
     source      bytes of a file, its path, or a picture as of _given
     image_size  side S in pixels
-    crop        "squeeze" changes the aspect ratio, "center" cuts the middle out
+    crop        "squeeze" changes the aspect ratio, "center" cuts the middle out, "pad" repeats the edges
     upright     whether to turn it as EXIF says
     Returns uint8 (S, S, 3) and the picture's own (width, height). Raises ValueError with the reason when it cannot be
     read.
@@ -56,7 +57,14 @@ def read_square(source, image_size, crop, upright=True):
     # JPEG decodes at 1/2, 1/4 or 1/8 where that leaves four pixels or more, each way, for one of the square.
     # A 12 megapixel photo takes an eighth of the time, and colours change by less than 1 of 255 on average.
     picture, size = _decode(source, smallest=4 * image_size, upright=upright)
-    return np.asarray(_square(picture, image_size, crop, Image.Resampling.LANCZOS)), size
+    box = photo_box(size, image_size, crop)
+    return _pad(_fit(picture, box, crop, Image.Resampling.LANCZOS), box, image_size, mode="edge"), size
+
+
+def photo_box(size, image_size, crop):
+    """Where a picture of some size (width, height) lies in its square: left, top, width, height, in whole pixels."""
+    w, h = (max(1, round(image_size * side / max(size))) if crop == "pad" else image_size for side in size)
+    return (image_size - w) // 2, (image_size - h) // 2, w, h
 
 
 def read_labels(data, size, to_labels, image_size, crop, upright=True):
@@ -64,20 +72,28 @@ def read_labels(data, size, to_labels, image_size, crop, upright=True):
 
     data       bytes of the file
     size       width and height of the upright picture, which the mask must have too
-    to_labels  function of the mask (a PIL image) and of resize(image, resample), which makes a square of it as
-               `crop` says; returns labels (S, S), e.g. labels.index_labels
-    Returns integers (S, S), 0 background, below 0 where not known. Raises ValueError with the reason when it cannot be
-    read or does not fit.
+    to_labels  function of the mask (a PIL image) and of resize(image, resample), which makes it as large as its
+               picture in the square; returns labels of that size, e.g. labels.index_labels
+    Returns int16 (S, S), 0 background, below 0 where not known or where the picture does not reach. Raises ValueError
+    with the reason when it cannot be read or does not fit.
     """
     mask = _decode(data, upright=upright, convert=Image.Image.copy)[0]
     if mask.size != tuple(size):
         raise ValueError(f"it is {mask.size[0]} x {mask.size[1]} pixels, its picture {size[0]} x {size[1]}")
-    return to_labels(mask, lambda image, resample: _square(image, image_size, crop, resample))
+    box = photo_box(size, image_size, crop)
+    labels = to_labels(mask, lambda image, resample: _fit(image, box, crop, resample))
+    return _pad(np.asarray(labels, np.int16), box, image_size, constant_values=IGNORED)
 
 
-def _square(image, image_size, crop, resample):
-    size = image_size, image_size
-    return ImageOps.fit(image, size, resample) if crop == "center" else image.resize(size, resample)
+def _fit(image, box, crop, resample):
+    return ImageOps.fit(image, box[2:], resample) if crop == "center" else image.resize(box[2:], resample)
+
+
+def _pad(image, box, image_size, **how):
+    """An image (h, w, ...) at its place in a square; `how` is numpy's to fill the rest."""
+    left, top, w, h = box
+    sides = [(top, image_size - h - top), (left, image_size - w - left), (0, 0)]
+    return np.pad(image, sides[: np.ndim(image)], **how)
 
 
 def _orientation(picture):

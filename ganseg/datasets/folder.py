@@ -12,9 +12,11 @@ import math
 
 import numpy as np
 
+from ganseg import files
 from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.labels import index_labels
 from ganseg.datasets.layout import TABLE, read_layout
+from ganseg.datasets.source import printable
 from ganseg.datasets.table import read_table
 
 ARCHIVES = {}
@@ -41,7 +43,7 @@ def list_split(source, split, cfg):
     names, mask_of = layout.pictures, layout.mask_of
     landmark_names, landmarks, split_of = _read_tables(source, layout)
     for note in layout.notes if split == "train" else []:  # once
-        print(f"{cfg.dataset}: {note}", flush=True)
+        print(printable(files.one_line(f"{cfg.dataset}: {note}")), flush=True)
     annotated = [name for name in names if name in mask_of or name in landmarks]
     chosen, split_by = _choose(names, split, annotated, {**layout.split_of, **split_of})
     split_by = split_by if split_of or not layout.split_of else "their folders"

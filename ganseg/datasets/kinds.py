@@ -1,8 +1,8 @@
 """Which files are pictures, by their ending and else by their first bytes."""
 
+import os
 import re
 from collections import Counter
-from pathlib import PurePosixPath
 
 from PIL import Image
 
@@ -29,12 +29,12 @@ N_TOLD = 10  # kinds of files left out that are told
 
 def is_picture(name):
     """Whether a file is a picture by its ending."""
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def is_other(name, head=b""):
     """Whether a file is by its ending, or is a text by its first bytes, nothing that anybody takes for a picture."""
-    ending = PurePosixPath(name).suffix.lower()
+    ending = os.path.splitext(name)[1].lower()
     if not head or ending in OTHERS or ending in DRAWINGS:
         return ending in OTHERS
     try:
@@ -62,7 +62,7 @@ def say_skipped(skipped, n):
 
     skipped  [(name, reason)]
     """
-    found = Counter((PurePosixPath(name).suffix.lower() or "without ending", why) for name, why in skipped)
+    found = Counter((os.path.splitext(name)[1].lower() or "without ending", why) for name, why in skipped)
     for (ending, why), count in found.most_common(N_TOLD):
         print(f"{count:,} of {n:,} files are left out ({ending}): {why}.", flush=True)
     rest = found.total() - sum(count for _, count in found.most_common(N_TOLD))

@@ -124,7 +124,7 @@ class Source(contextlib.AbstractContextManager):
 
     def error(self, sentence):
         """A UserError about this source."""
-        return UserError(f"{self.called}: {self.path} {sentence}")
+        return UserError(printable(files.one_line(f"{self.called}: {self.path} {sentence}")))
 
     def check_all_in(self, known, names, what):
         """Raise UserError where some of the names are not known, saying how many of what, and the first."""

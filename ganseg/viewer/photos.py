@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from ganseg import metrics, part_names
+from ganseg.datasets import decode
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -44,7 +45,7 @@ class Photos:
     def __init__(self, run, model, split="test", limit=1000):
         self.run, self.model, self.limit = run, model, limit
         self.photos = load_pictures(run.cfg, split, limit)
-        self.predicted = prediction.predict(model.network, self.photos.images).numpy()
+        self.predicted = prediction.predict(model.network, self.photos.images, self.photos.boxes).numpy()
 
     def view(self, i, part=None, strength=0.75):
         """Photo i as a View; part, if given, is painted alone; strength of the colours in [0, 1]."""
@@ -114,7 +115,7 @@ class Photos:
         fit = load_pictures(cfg, "fit", min(cfg.fit_pictures or self.limit, self.limit))
         if fit.landmarks is None:
             return np.full(len(self.photos), np.nan)
-        fitted = prediction.predict(self.model.network, fit.images, keep_labels=False)
+        fitted = prediction.predict(self.model.network, fit.images, fit.boxes, keep_labels=False)
         x, fit_x = (landmarks.centroids_to_square(c) for c in (self.predicted.centroids, fitted.centroids.numpy()))
         y, fit_y = (landmarks.landmarks_to_square(p.landmarks, cfg.image_size) for p in (self.photos, fit))
         found = landmarks.regress(x, fit_x, fit_y, landmarks.fit_with_bias)
@@ -140,11 +141,12 @@ def view_file(run, model, source, part=None, strength=0.75):
     Raises UserError when it cannot be read.
     """
     try:
-        square = model.square(source)
+        square, size = decode.read_square(source, run.cfg.image_size, run.cfg.crop)
     except ValueError as error:
         name = source if isinstance(source, str | os.PathLike) else "the uploaded file"
         raise UserError(f"photo: {name} cannot be read ({error}); choose a JPEG, PNG, WebP or TIFF file.") from None
-    found = prediction.predict(model.network, torch.tensor(square).permute(2, 0, 1)[None]).numpy()
+    boxes = [decode.photo_box(size, run.cfg.image_size, run.cfg.crop)]
+    found = prediction.predict(model.network, torch.tensor(square).permute(2, 0, 1)[None], boxes).numpy()
     return _view(square[None], found, part_names.part_labels(run), part, strength)
 
 
