@@ -27,20 +27,17 @@ MAX_BYTES = 2**30  # of one unpacked file: an archive can hold terabytes of zero
 
 
 def locate(path, wanted, called="source"):
-    """The path a user named: from the working directory, else from the project root.
+    """The path a user named, see files.absolute.
 
     wanted  what it should be, for the message when it is not set
     Raises UserError when it is not set or not there.
     """
     if not path:
         raise UserError(f"{called}: is not set; name {wanted}.")
-    path = os.path.expanduser(path)  # which leaves ~nobody as it is
-    candidates = [Path(path), files.ROOT / path]
-    for candidate in candidates:
-        if os.path.exists(candidate):  # no error for a name that is too long
-            return candidate.absolute()
-    looked = " or ".join(dict.fromkeys(str(candidate.absolute()) for candidate in candidates))
-    raise UserError(f"{called}: there is no {looked}; name {wanted}.")
+    found = files.absolute(path)
+    if not os.path.exists(found):
+        raise UserError(f"{called}: there is no {found}; name {wanted}.")
+    return found
 
 
 def fingerprint(path):
