@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import threading
@@ -44,8 +45,8 @@ def fingerprint(path):
     """A text that changes when a file of a folder, or the archive, is added, removed or changed."""
     path = Path(path)
     digest = hashlib.sha256()
-    for name, stat in _walk(path) if path.is_dir() else [(path.name, path.stat())]:
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "replace"))
+    for name, found in _walk(path) if path.is_dir() else [(path.name, path.stat())]:
+        digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode("utf-8", "replace"))
     return digest.hexdigest()
 
 
@@ -130,11 +131,15 @@ class Source(contextlib.AbstractContextManager):
         if not os.path.exists(path):
             raise UserError(f"{self.called}: there is no {path.absolute()}.")
         if path.is_dir():
-            names, opened = [name for name, _ in _walk(path)], lambda name: open(path / name, "rb")
+            found = dict(_walk(path))
+            names, opened = list(found), lambda name: _open_file(path / name)
+            lost = [name for name in names if stat.S_ISLNK(found[name].st_mode) and not is_picture(name)]
+            if lost:  # such pictures are listed as unreadable
+                print(f"{path}: {len(lost):,} links lead nowhere, the first is {printable(lost[0])}.", flush=True)
         elif path.is_file() and path.name.lower().endswith(TAR):
             return self._mount(self._unpacked(path), prefix)
         elif path.is_file() and is_picture(path.name):
-            names, opened = [path.name], lambda name: open(path, "rb")
+            names, opened = [path.name], lambda name: _open_file(path)
         elif path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)):
             archive = _Zip(path, self.called)
             names, opened = archive.members, archive.open
@@ -219,8 +224,10 @@ def _unpack(path, folder, called):
 
 
 def _walk(root, prefix="", seen=None):
-    """(name, stat) of all files below a folder but clutter, sorted. Links are followed, but not in a circle.
+    """(name, stat) of all that lies below a folder but clutter, sorted. Links are followed, but not in a circle.
 
+    Links that lead nowhere and pipes are among them: whoever reads them is told why they cannot be read. A folder that
+    cannot be listed is a UserError, for nobody knows how many pictures it holds.
     Where runs are kept nothing is read, for their pictures are no photos, unless the folder itself lies in there.
     """
     here = os.path.realpath(root)
@@ -233,14 +240,32 @@ def _walk(root, prefix="", seen=None):
         return
     try:
         with os.scandir(root) as entries:
-            entries = sorted((entry for entry in entries if not _is_clutter(entry.name)), key=lambda entry: entry.name)
+            entries = sorted(_seen_from_here(entry) for entry in entries if not _is_clutter(entry.name))
     except PermissionError:
-        raise UserError(f"source: {root} may not be read; change its permissions or move it away.") from None
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {here})
-        elif entry.is_file():
-            yield prefix + entry.name, entry.stat()
+        raise UserError(f"source: {printable(str(root))} may not be read; change its permissions or move it "
+                        "away.") from None
+    except OSError as error:  # a folder that went away, a disk that fails
+        raise UserError(f"source: {printable(str(root))} cannot be read: {error.strerror}.") from None
+    for name, is_folder, found in entries:
+        if is_folder:
+            yield from _walk(os.path.join(root, name), f"{prefix}{name}/", seen | {here})
+        else:
+            yield prefix + name, found
+
+
+def _seen_from_here(entry):
+    """Name, whether it is a folder, and stat of an entry, or of the link itself where that leads nowhere."""
+    try:
+        return entry.name, entry.is_dir(), entry.stat()
+    except OSError:
+        return entry.name, False, entry.stat(follow_symlinks=False)
+
+
+def _open_file(path):
+    """A file opened for reading bytes. Raises OSError for what is none: a pipe would be waited for without end."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is no file")
+    return open(path, "rb")
 
 
 def is_picture(name):
