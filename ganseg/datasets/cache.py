@@ -20,7 +20,7 @@ import torch
 from ganseg import files
 from ganseg.datasets import decode, kinds
 from ganseg.datasets.base import Facts, Pictures
-from ganseg.datasets.source import printable
+from ganseg.datasets.walk import printable
 from ganseg.errors import UserError
 
 CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks all
