@@ -30,7 +30,6 @@ class Pictures(Facts):
     images: torch.Tensor  # (N, 3, S, S) uint8; mapped from the cache's file, except drawn ones
     names: np.ndarray | list[str]  # N: path within the source
     labels: torch.Tensor | None = None  # (N, S, S) integers, 0 background, parts above, < 0 not known
-    masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all that there are
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
     train: np.ndarray | None = None  # of a whole cache (N,) bool: what is trained on; None: all
@@ -38,6 +37,11 @@ class Pictures(Facts):
 
     def __len__(self):
         return len(self.names)
+
+    @property
+    def masked(self):
+        """(N,) bool: the pictures with labels of which some are known; None: no picture has labels."""
+        return None if self.labels is None else (self.labels >= 0).flatten(1).any(dim=1).numpy()
 
     def take(self, rows):
         """The pictures at some rows (an array of indices). A slice of mapped ones stays mapped, others are gathered."""
@@ -48,8 +52,7 @@ class Pictures(Facts):
         arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
         kept = {name: array[first:last] if is_slice else array.index_select(0, index)
                 for name, array in arrays.items() if array is not None}
-        masked = None if self.masked is None else self.masked[rows]
-        return replace(self, names=[self.names[i] for i in rows], masked=masked, train=None, fit=None, **kept)
+        return replace(self, names=[self.names[i] for i in rows], train=None, fit=None, **kept)
 
 
 @dataclass(frozen=True, eq=False)
