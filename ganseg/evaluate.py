@@ -12,6 +12,7 @@ from ganseg.errors import UserError
 from ganseg.figures import pictures, report
 from ganseg.model import loading
 from ganseg.model.prediction import predict
+from ganseg.training import trained_on
 
 N_SAMPLES, N_DETECTIONS = 90, 120
 OF_SAMPLES = ("extent_px", "center_spread_px", "mask_entropy", "collapse")  # metrics that look at generated pictures
@@ -49,6 +50,7 @@ def evaluate(run):
         values = {name: value for name, value in values.items() if name not in OF_SAMPLES}
         left_out |= dict.fromkeys(OF_SAMPLES, reason)
     notes |= {} if generated is None else {"GAN steps of the generated samples": gan_step}
+    notes |= trained_on.count(run, test)
     _save_figures(run, test, labels, generated)
     if run.newest("control"):
         C, control = loading.read_segmenter(run, "control", device)
@@ -131,7 +133,7 @@ def _save_figures(run, test, labels, generated):
 
 def _print_table(run):
     evaluate(run)
-    print(report.metrics_table(run))
+    print(report.metrics_table(run), *report.verdict(run), sep="\n")
 
 
 def main(argv=None):

@@ -3,11 +3,11 @@
 npy because numpy itself writes and maps it: a map of a million pictures opens at once, and a batch is one gather. Files
 for streaming, such as WebDataset, give no random access, and zarr decompresses whole chunks.
 
-images.npy (N, 3, S, S) uint8 and labels.npy (N, S, S) int16; index.npz, of which zip checks each member: crc (N,), the
-checksum of each row of images and labels, names, landmarks (N, L, 2), train and fit (N,), and facts, in JSON.
+images.npy (N, 3, S, S) uint8 and labels.npy (N, S, S) int16; index.npz, of which zip checks each member: crc (N, 1 or
+2), the checksums of each row of images and of labels, names, landmarks (N, L, 2), train and fit (N,), and facts, in
+JSON.
 """
 
-import functools
 import json
 import os
 import shutil
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ganseg import files
-from ganseg.datasets import decode
+from ganseg.datasets import decode, kinds
 from ganseg.datasets.base import Facts, Pictures
 from ganseg.datasets.labels import IGNORED
 from ganseg.datasets.source import printable
@@ -61,7 +61,7 @@ def _open_if_whole(folder, check_all):
     try:
         return open_cache(folder, check_all)
     except Exception as error:  # a changed byte can lead anywhere
-        print(f"The cache {folder} is damaged ({decode.reason(error)}) and is built again.", flush=True)
+        print(f"The cache {folder} is damaged ({files.one_line(error)}) and is built again.", flush=True)
         return None
 
 
@@ -69,7 +69,8 @@ def open_cache(folder, check_all=False):
     """The pictures of a cache. Raises ValueError, or what a changed byte leads to, where it is not as written."""
     with np.load(folder / "index.npz", allow_pickle=False) as index:
         known = dict(index)
-    facts, crc, names = json.loads(str(known.pop("facts"))), known.pop("crc"), known.pop("names")
+    facts, names = json.loads(str(known.pop("facts"))), known.pop("names")
+    crc = known.pop("crc").reshape(len(names), -1)
     # "c": a private map that torch may take as writable; nothing is written
     maps = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in facts.pop("maps")}
     _check_rows(maps, names, crc, check_all)
@@ -78,7 +79,7 @@ def open_cache(folder, check_all=False):
     tensors = {name: torch.from_numpy(array) for name, array in maps.items()}
     facts = {name: tuple(value) if name in TUPLES and value else value for name, value in facts.items()}
     skipped = [tuple(pair) for pair in facts.pop("skipped")]
-    return Pictures(names=names, skipped=skipped, **tensors, **known, **facts)
+    return Pictures(names=names, skipped=skipped, checksums=crc[:, 0], **tensors, **known, **facts)
 
 
 def _check_rows(maps, names, crc, check_all):
@@ -88,7 +89,7 @@ def _check_rows(maps, names, crc, check_all):
         if len(array) != n or array.dtype != DTYPES[name]:
             raise ValueError(f"{name}.npy is not what was written")
     for i in range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int):
-        if _checksum(_read_row(array, int(i)) for array in maps.values()) != crc[i]:
+        if [zlib.crc32(_read_row(array, int(i))) for array in maps.values()] != crc[i].tolist():
             raise ValueError(f"picture {i} ({names[i]}) is not what was written")
 
 
@@ -96,11 +97,6 @@ def _read_row(array, i):
     """Row i of a map, read from its file: the map would read far around it."""
     size = array[0].nbytes
     return np.fromfile(array.filename, np.uint8, size, offset=array.offset + i * size)
-
-
-def _checksum(rows):
-    """The checksum of one row of images, then of labels."""
-    return functools.reduce(lambda crc, row: zlib.crc32(row, crc), rows, 0)
 
 
 def _check_room(root, listing, image_size):
@@ -117,7 +113,7 @@ def _decode_all(folder, source, listing, S, crop):
     """Decode pictures and masks into maps of files.
 
     Returns the maps by name, and for each picture the reason why it cannot be read (None: it can), its width and
-    height, and its checksum.
+    height, and the checksum of its row in each map.
     """
     n = len(listing.names)
     arrays = {"images": _create(folder, "images", (n, 3, S, S), DTYPES["images"])}
@@ -128,7 +124,7 @@ def _decode_all(folder, source, listing, S, crop):
         try:
             square, size = decode.read_square(source.read(listing.names[i]), S, crop, listing.upright)
         except Exception as error:  # a damaged archive or file raises nearly anything
-            return decode.reason(error), (0, 0), 0
+            return files.one_line(error), (0, 0), [0] * len(arrays)
         arrays["images"][i] = square.transpose(2, 0, 1)
         mask = listing.masks and listing.masks[i]
         if listing.masks and not mask:
@@ -138,8 +134,9 @@ def _decode_all(folder, source, listing, S, crop):
                 data = source.read(mask)
                 arrays["labels"][i] = decode.read_labels(data, size, listing.to_labels, S, crop, listing.upright)
             except Exception as error:
-                raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
-        return None, size, _checksum(array[i] for array in arrays.values())
+                why = files.one_line(error)
+                raise UserError(f"source: the mask {printable(mask)} cannot be used: {why}.") from None
+        return None, size, [zlib.crc32(array[i]) for array in arrays.values()]
 
     reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
     return arrays, reasons, np.array(sizes, np.int64), np.array(crc, np.uint32)
@@ -154,6 +151,7 @@ def _write(folder, source, listing, S, crop):
         name, why = skipped[0]
         raise UserError(f"source: none of {len(reasons):,} pictures can be read; {name}: {why}.")
     if skipped:
+        kinds.say_skipped(skipped, len(reasons))
         for name, array in maps.items():
             _keep_rows(folder, name, array, readable)
         listing, sizes, crc = listing.take(readable), sizes[readable], crc[readable]
