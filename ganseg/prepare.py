@@ -49,7 +49,7 @@ def count_pictures(cfg, splits):
             counts["with landmarks"] = int(known.any(dim=1).sum())
             counts["landmarks missing in them"] = int((~known[known.any(dim=1)]).sum())
         if photos.labels is not None:
-            counts["with masks"] = len(photos) if photos.masked is None else int(photos.masked.sum())
+            counts["with masks"] = int(photos.masked.sum())
         counted.append({**counts, "skipped": len(photos.skipped)})
     return counted
 
