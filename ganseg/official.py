@@ -118,7 +118,7 @@ def _read(checkpoint, parameters, part):
         parameters = Path(checkpoint).parent / "parameters.json"
     if not isinstance(parameters, dict):
         try:
-            parameters = dict(json.loads(Path(parameters).read_text()))
+            parameters = dict(json.loads(Path(parameters).read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError) as error:
             raise UserError(f"{parameters}: cannot be read as JSON of fields ({error}).") from None
     state, source = _network(checkpoint, part)

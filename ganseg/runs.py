@@ -278,7 +278,7 @@ def _adopt_shipped(folder, fresh, needs):
 
 def _made_with(device):
     commit = subprocess.run(
-        ["git", "-C", str(config.ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", str(config.ROOT), "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False
     ).stdout.strip()
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     return {"commit": commit or None, **versions, "device": str(device)}

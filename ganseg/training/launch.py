@@ -58,5 +58,5 @@ def launch(run):
 
 def _mistake(log):
     """The sentence that a process ended with, which starting it again would not change; None where there is none."""
-    said = [line for line in log.read_text().splitlines() if line.startswith("ganseg: ")]
+    said = [line for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("ganseg: ")]
     return said[0].removeprefix("ganseg: ") if said else None
