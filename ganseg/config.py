@@ -118,7 +118,7 @@ def _params_file(kind, name):
 
 def _read_yaml(path):
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {files.one_line(error)}") from None
     if not isinstance(values, dict):

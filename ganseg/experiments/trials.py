@@ -55,7 +55,7 @@ def load_sweep(name, path=None):
     """The Sweep of a name in params/ablations.yaml, or in a file of the same form; UserError where it cannot be."""
     path = files.absolute(path or config.ROOT / "params" / "ablations.yaml")
     try:
-        sweeps = yaml.safe_load(path.read_text())
+        sweeps = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"sweeps_file: {path} cannot be read as YAML: {files.one_line(error)}") from None
     if not isinstance(sweeps, dict) or name not in sweeps:
