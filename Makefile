@@ -35,8 +35,7 @@ test: .venv/.installed
 lab: .venv/.installed
 	.venv/bin/jupyter-lab notebooks/
 
-# Run it after make demo, or name another run with RUN=DATASET/NAME. The notebooks open with this model where there is
-# no run yet.
+# Run it after make demo, or name another run with RUN=DATASET/NAME. Notebooks that need a run open with this model.
 shipped-model: .venv/.installed
 	.venv/bin/python .ci/ship_model $(if $(findstring /,$(RUN)),$(RUN),creatures/$(RUN))
 

@@ -4,14 +4,16 @@ import argparse
 import builtins
 import os
 import sys
+import textwrap
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ganseg import config
+from ganseg import config, settings
 from ganseg.errors import NotebookFailed, UserError
 
 DEFAULTS = {"dataset": "tiny", "run": "try"}
+RUNS = {None: "try", "gan": "shipped-gan", "segmenter": "shipped"}  # the default run, by the checkpoint that it needs
 EXAMPLES = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list, as [1, 2]",
             "dict": "names and values, as {lambda_con: 5}"}
 
@@ -38,7 +40,10 @@ def exit_on_user_error(function, *args):
 
 
 def add_parameters(parser):
-    """Let a parser take -p NAME VALUE and --run NAME."""
+    """Let a parser take -p NAME VALUE and --run NAME. Its help names all settings."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    known = textwrap.fill(", ".join(config.Config.model_fields), 100, initial_indent="  ", subsequent_indent="  ")
+    parser.epilog = f"settings, which are parameters too ({settings.__file__} explains them):\n{known}"
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
     parser.add_argument("--run", help="the run's name under outputs/<dataset>/")
     return parser
@@ -70,7 +75,7 @@ def _work_on_run(stage, work, needs, argv):
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and stage != "train":
         raise UserError(f"{stage} is done by one process: start it without torchrun.")
     args = add_parameters(argparse.ArgumentParser(prog=f"python -m ganseg.{stage}")).parse_args(argv)
-    run = open_run(DEFAULTS | parameters(args, {*DEFAULTS, *config.Config.model_fields}), needs)
+    run = open_run(DEFAULTS | {"run": RUNS[needs]} | parameters(args, {*DEFAULTS, *config.Config.model_fields}), needs)
     for sentence in config.warnings(run.cfg):
         print(f"Warning: {sentence}")
     print(f"{stage} -> {run.folder}", flush=True)

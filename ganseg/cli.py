@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import json
 import signal
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import yaml
@@ -16,6 +18,7 @@ from ganseg.errors import NotebookFailed, UserError
 # The checkpoint that a notebook needs of its run
 NEEDS = {"distill": "gan", "evaluate": "segmenter", "embeddings": "gan", "equivariance": "gan", "fidelity": "gan",
          "samples": "segmenter", "inspector": "gan"}
+USAGE = "[-p NAME VALUE] [-p NAME VALUE] ... [--run RUN]"
 OF_MANY_RUNS = {"compare"}  # its data set may be `all`, and its run is only a folder
 
 
@@ -29,23 +32,45 @@ def main(argv=None):
 
 
 def _notebook(argv):
-    parser = argparse.ArgumentParser(
-        prog="ganseg",
-        description="Runs a notebook of notebooks/ with checked parameters: train, distill, evaluate, ... "
-        "Also: ganseg segment PHOTOS --run R --out DIR.",
-    )
-    parser.add_argument("notebook", help="prepare, train, distill, evaluate, or another notebook of notebooks/")
-    args = arguments.add_parameters(parser).parse_args(argv)
-    notebooks = config.ROOT / "notebooks"
-    names = sorted(path.stem for path in notebooks.glob("*.ipynb"))
-    if args.notebook not in names:
-        nearest = config.nearest(args.notebook, [*names, "segment"])
-        raise UserError(f"{args.notebook}: there is no such notebook{nearest}; known are {', '.join(names)}, segment.")
-    source = notebooks / f"{args.notebook}.ipynb"
+    sources = {path.stem: path for path in sorted((config.ROOT / "notebooks").glob("*.ipynb"))}
+    parser = arguments.add_parameters(argparse.ArgumentParser(prog="ganseg", add_help=False))
+    parser.add_argument("notebook", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("-h", "--help", action="store_true", help="show this, or the parameters of the notebook")
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    args = parser.parse_args(argv)
+    if args.version:
+        print(f"ganseg {metadata.version('ganseg')}")
+    elif args.notebook is None:
+        parser.usage = f"ganseg NOTEBOOK {USAGE}\n       ganseg NOTEBOOK --help\n       ganseg segment --help"
+        parser.epilog = "\n".join(["notebooks:", *(f"  {name:13} {_title(path)}" for name, path in sources.items())])
+        parser.print_help()
+    elif args.notebook not in sources:
+        nearest, known = config.nearest(args.notebook, [*sources, "segment"]), ", ".join(sources)
+        raise UserError(f"{args.notebook}: there is no such notebook{nearest}; known are {known}, segment.")
+    else:
+        _run_or_explain(args, sources[args.notebook], parser)
 
+
+def _title(source):
+    """The heading of a notebook."""
+    return json.loads(source.read_text(encoding="utf-8"))["cells"][0]["source"][0].strip("# \n")
+
+
+def _run_or_explain(args, source, parser):
     import papermill  # takes a second, for which --help need not wait
 
     tagged = papermill.inspect_notebook(str(source))
+    if args.help:
+        own = {name: tag for name, tag in tagged.items() if name != "overrides"}  # which is for plain papermill
+        rows = [f"  {name} = {tag['default']}".ljust(32) + f" {tag['help']}" for name, tag in own.items()]
+        parser.usage = f"ganseg {source.stem} {USAGE}"
+        parser.description = "\n".join([_title(source), "", "parameters:", *rows])
+        parser.print_help()
+    else:
+        _run(papermill, args, source, tagged)
+
+
+def _run(papermill, args, source, tagged):
     types = {name: tag["inferred_type_name"] for name, tag in tagged.items()}
     values = arguments.parameters(args, {*tagged, *config.Config.model_fields}, types)
     overrides = values.pop("overrides", None) or {}
@@ -132,12 +157,13 @@ def _interrupt_notebook():
 
 
 def _segment(argv):
-    from ganseg import segment  # imports PyTorch, for which --help need not wait
-
     parser = argparse.ArgumentParser(prog="ganseg segment", description="Segments photos with a run's segmenter.")
     parser.add_argument("photos", nargs="+", help="a folder, a zip or files")
     parser.add_argument("--run", required=True, help="DATASET/RUN, or a run's folder")
     parser.add_argument("--out", required=True, help="folder for masks, overlays and parts.csv")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     args = parser.parse_args(argv)
+
+    from ganseg import segment  # imports PyTorch, for which --help need not wait
+
     segment.segment_photos(args.photos, args.run, args.out, device=args.device)

@@ -20,6 +20,8 @@ from ganseg.errors import UserError
 from ganseg.files import outputs_root
 
 SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.yaml, gan.pt, segmenter.pt
+# Its runs of the data set tiny, which notebooks open with, and their checkpoints; no training goes by these names
+SHIPPED_RUNS = {"shipped": ("gan", "segmenter"), "shipped-gan": ("gan",)}
 STAGES = {"gan": "train", "segmenter": "distill"}  # checkpoint name -> notebook that makes it
 _held = {}  # folder -> (lock, who took it last) of a run that this process writes
 
@@ -52,6 +54,7 @@ def open_run(dataset, name, needs=None, **overrides):
     needs      None, "gan" or "segmenter": the checkpoint that must be there
     overrides  config fields; None means not given. For a run that exists, what is given must agree with
                what it was made with, except where only the running changes (max_steps, device, ...).
+    tiny/shipped and tiny/shipped-gan hold the model that ships with the package, and are made where they are missing.
     Raises UserError for settings that cannot be and for a missing stage, naming the command that makes it.
     """
     name = str(name)
@@ -59,13 +62,14 @@ def open_run(dataset, name, needs=None, **overrides):
         raise UserError(f"run: {name!r} is not allowed; use up to 200 letters, digits, '_', '-' and '.'.")
     folder = outputs_root() / dataset / name
     overrides = {k: v for k, v in overrides.items() if v is not None}
-    if not (folder / "config.yaml").exists():
+    if dataset == "tiny" and name in SHIPPED_RUNS:
+        print(f"tiny/{name} is the creatures model that ships with ganseg; the parameter run names one of your own.")
+        _adopt_shipped(folder)
+    elif not (folder / "config.yaml").exists():
         fresh = config.load(dataset, **{**remembered(dataset), **overrides})
         if needs is None:
             return Run(folder, fresh)
-        if dataset != "tiny":
-            raise missing(folder, needs)
-        folder = _adopt_shipped(folder, fresh, needs)
+        raise missing(folder, needs)
     run = Run(folder, _reopened(folder, config.given(overrides)))
     if needs and run.newest(needs) is None:
         raise missing(folder, needs)
@@ -141,9 +145,10 @@ class Run:
                 left_over.unlink(missing_ok=True)
         return lock
 
-    def start(self, device):
+    def start(self, device, trains=False):
         """Make the folder and save the config with what it runs on.
 
+        trains  whether the GAN is trained now; else the source stays that of its training, wherever the pictures are
         Of several processes of one training the first alone writes, here and below. Raises UserError where another
         command has trained a run of other settings here since this one was opened.
         """
@@ -151,6 +156,9 @@ class Run:
             return
         if (self.folder / "config.yaml").exists() and any(self.folder.glob("checkpoints/*.pt")):
             _reopened(self.folder, self.cfg.model_dump())
+            if not trains:
+                saved = config.read(self.folder / "config.yaml")
+                self.cfg = self.cfg.model_copy(update={"source": saved.source})
         with files.writing(self.folder):
             for name in ("checkpoints", "samples", "figures"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -255,16 +263,13 @@ def missing(folder, needs):
     return UserError(f"run: {folder.parent.name}/{folder.name} has no trained {needs}; make it with: {command}")
 
 
-def _adopt_shipped(folder, fresh, needs):
-    """The folder of a run with the model that ships with the package. It is made where it does not exist yet."""
-    asked, folder = folder, folder.parent / f"shipped-{needs}"
-    label = f"{folder.parent.name}/{folder.name}"
-    print(f"No run {folder.parent.name}/{asked.name} yet: {label} is the creatures model that ships with ganseg.")
+def _adopt_shipped(folder):
+    """Make the folder of a run of SHIPPED_RUNS, where there is none yet."""
     if (folder / "config.yaml").exists():
-        return folder
+        return
+    names, fresh = SHIPPED_RUNS[folder.name], config.load("tiny")
     fields = ["max_train_pictures", "max_test_pictures", "fit_pictures"]
-    names = ["gan", "segmenter"] if needs == "segmenter" else ["gan"]
-    fields += [] if needs == "segmenter" else config.DISTILL
+    fields += [] if "segmenter" in names else config.DISTILL
     with files.writing(folder):
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         for name in names:
@@ -273,12 +278,11 @@ def _adopt_shipped(folder, fresh, needs):
     shipped = config.read(SHIPPED / "config.yaml").model_dump()
     cfg = config.check({**shipped, **{field: getattr(fresh, field) for field in fields}})
     config.write(cfg, folder / "config.yaml", _made_with("cpu"))
-    return folder
 
 
 def _made_with(device):
     commit = subprocess.run(
-        ["git", "-C", str(config.ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", f"--git-dir={config.ROOT}/.git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     return {"commit": commit or None, **versions, "device": str(device)}

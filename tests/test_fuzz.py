@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ganseg import arguments, checkpoints, config
-from ganseg.datasets import decode
+from ganseg.datasets import decode, table
 from ganseg.datasets.source import Source
 from ganseg.errors import UserError
 from ganseg.experiments import compare, trials
@@ -263,7 +263,34 @@ def test_metrics_files(tiny_run, seed, monkeypatch):
         one_sentence("metrics files", read_metrics, run)
 
 
+HEADERS = ["file", "split", "nose_x", "nose_y", " Ear_X", "ear_y", "ear_z", "", "Split", '"nose_x"', "_x"]
+CELLS = ["a.png", "images/a.png", "./b.png", "c\\d.png", "A", "cafe\u0301", "12", "3.5", "3,5", '"3,5"', "-1", "",
+         "NaN", "inf", "1e999", "train", " Test", '"a\nb.png"', '"', "\0", "9" * 400, "\u0663", "\ud800"]
+NAMES = ["images/a.png", "b.png", "c/d.png", "images/caf\u00e9.png", "x/a.PNG", "a\nb.png"]
+
+
+@pytest.mark.parametrize("seed", range(0, 220, 20))
+def test_csv_tables(tmp_path, seed):
+    for chance in map(random.Random, range(seed, seed + 20)):
+        separator, end = chance.choice([",", ", ", ";", "\t"]), chance.choice(["\n", "\r\n", "\r"])
+        header = ["file", "nose_x", "nose_y", *chance.sample(HEADERS, chance.choice([0, 0, 0, 2]))]
+        rows = [[name, *chance.choices(["4", "", "5.5"], k=2), *chance.choices(CELLS, k=len(header) - 3)]
+                for name in chance.sample(NAMES[:5], chance.randrange(5))]
+        for row in rows if chance.random() < 0.4 else []:
+            row[chance.randrange(len(row))] = chance.choice(CELLS)
+        text = end.join(separator.join(cells) for cells in [header, *rows])
+        content = text.encode(chance.choice(["utf-8", "utf-16", "cp1252", "utf-16-be"]), "replace")
+        path = tmp_path / "landmarks.csv"
+        path.write_bytes(mutated(content, chance) if chance.random() < 0.2 else content)
+        with Source(tmp_path) as source:
+            made = one_sentence("csv tables", table.read_table, source, path.name, NAMES)
+        if made:
+            names, points, splits = made
+            assert points.keys() <= set(NAMES) and set(splits.values()) <= {"train", "test"}
+            assert all(len(flat) == 2 * len(names) for flat in points.values())
+
+
 def test_every_kind_was_tried_often_enough():
-    if len(fuzzed) < 7:
+    if len(fuzzed) < 8:
         pytest.skip("not all of this file ran")
     assert all(n >= N for n in fuzzed.values()), fuzzed

@@ -1,12 +1,15 @@
 """Every notebook on runs out of the ordinary. The cells are run here: a kernel takes seconds to start."""
 
+import ast
 import json
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from ganseg import config, distill, evaluate, runs, train
 from ganseg.errors import UserError
+from ganseg.figures import pages, plots
 from ganseg.model import averaging
 from ganseg.viewer import photos_widget
 
@@ -14,8 +17,8 @@ NOTEBOOKS = [path.stem for path in sorted((config.ROOT / "notebooks").glob("*.ip
 QUICK = {"max_steps": 2, "distill_steps": 2}
 FEW = {  # what makes a notebook quick
     "samples": {"n_samples": 2, "n_detections": 2},
-    "embeddings": {"n_samples": 4},
-    "equivariance": {"n_samples": 2, "offsets_px": [1], "angles_deg": [10], "moved_parts": [1]},
+    "embeddings": {"n_samples": 6},
+    "equivariance": {"n_samples": 2, "offsets_px": [1], "angles_deg": [10], "moved_parts": 1},
     "fidelity": {"n_generated": 8, "feature_size": 32},
     "ablations": {"sweep": "n_per", "seeds": [0], "max_steps": 1},
     "benchmark": {"n_steps": 1, "n_pictures": 2, "processes": [1]},
@@ -33,11 +36,18 @@ def quick(monkeypatch, tmp_path):
 
 
 def execute(name, **parameters):
-    """Run a notebook's cells with parameters in place of those that its tagged cell gives."""
+    """Run a notebook's cells with parameters in place of those that its tagged cell gives.
+
+    No cell shows a bare DataFrame, which pandas cuts: at 60 rows, at 50 letters, at 3.000 for 3.
+    """
     names = {}
     for cell in json.loads((config.ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(line for line in cell["source"] if not line.startswith("%")), names)
+            tree = ast.parse("".join(line for line in cell["source"] if not line.startswith("%")))
+            shown = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+            exec(compile(tree, name, "exec"), names)
+            value = eval(compile(ast.Expression(shown.value), name, "eval"), names) if shown else None
+            assert not isinstance(value, pd.DataFrame | pd.Series), ast.unparse(shown)
         if "parameters" in cell["metadata"].get("tags", []):
             names |= {**FEW.get(name, {}), **parameters}
     return names
@@ -103,3 +113,17 @@ def test_a_gan_without_segmenter_is_inspected_and_another_run_followed(quick):
     assert names["inspector"].label == "tiny/x"
     said = photos_widget.photo_browser(names["opened"]).value
     assert "tiny/x has no trained segmenter; make it with: ganseg distill -p dataset tiny --run x" in said
+
+
+def test_each_figure_of_a_barely_trained_run_says_so(quick, monkeypatch):
+    made("x")
+    titles = []
+    styled, page = plots._styled, pages._page
+    monkeypatch.setattr(plots, "_styled", lambda *args, **layout: titles.append(args[1]) or styled(*args, **layout))
+    monkeypatch.setattr(pages, "_page", lambda *args: titles.append(args[-1]) or page(*args))
+    for notebook in ("train", "distill", "evaluate", "samples", "embeddings", "fidelity", "equivariance", "ablations"):
+        titles.clear()
+        execute(notebook, dataset="tiny", run="x")
+        of_the_run = set(titles) - {"Training pictures", "A row of the start tensor"}
+        steps = 1 if notebook == "ablations" else 2
+        assert of_the_run and all(f"({steps} steps: expect noise)" in title for title in of_the_run), notebook

@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import metadata
 
 import papermill
 import pytest
@@ -156,13 +158,73 @@ def test_another_config_is_refused_and_the_run_stays_as_it_was(trained, capsys):
     assert {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()} == before
 
 
-def test_without_a_run_the_shipped_creatures_model_is_used(outputs, capsys):
-    run = runs.open_run("tiny", "fresh", needs="segmenter", max_test_pictures=50)
-    assert "ships with ganseg" in capsys.readouterr().out
+def test_the_shipped_creatures_model_is_a_run_of_its_own_name(outputs, capsys):
+    run = runs.open_run("tiny", "shipped", needs="segmenter", max_test_pictures=50)
+    assert "tiny/shipped is the creatures model that ships with ganseg" in capsys.readouterr().out
     record = evaluate.evaluate(run)
     assert record["foreground_iou"] > 0.6 and record["collapse"] == 0
     size = sum(path.stat().st_size for path in runs.SHIPPED.iterdir())
     assert size < 3_000_000
+
+
+@pytest.mark.parametrize("notebook", cli.NEEDS)
+def test_a_first_training_takes_no_notebooks_default_run(trained_try, notebook):
+    """What opens with the defaults is the shipped model, before and after `ganseg train` with its own defaults."""
+    tagged = papermill.inspect_notebook(str(config.ROOT / "notebooks" / f"{notebook}.ipynb"))
+    name = yaml.safe_load(tagged["run"]["default"])
+    run = runs.open_run("tiny", name, cli.NEEDS[notebook])
+    assert run.cfg.n_parts == 8 and run.newest("gan").stem == "gan-00001200"
+    if notebook in ("distill", "evaluate"):  # which are modules too
+        assert arguments.RUNS[cli.NEEDS[notebook]] == name
+
+
+@pytest.mark.parametrize("argv", [["--help"], []])
+def test_help_lists_every_notebook_with_its_title(argv, capsys):
+    cli.main(argv)
+    printed = capsys.readouterr().out
+    for path in NOTEBOOKS:
+        title = "".join(json.loads(path.read_text())["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
+        assert re.search(rf"^  {path.stem} +{re.escape(title)}$", printed, re.M)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_help_of_a_notebook_lists_its_parameters_and_all_settings(path, outputs, capsys):
+    cli.main([path.stem, "--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: ganseg {path.stem} [-p NAME VALUE]") and not outputs.exists()
+    for name, tag in papermill.inspect_notebook(str(path)).items():
+        line = rf"^  {name} = {re.escape(tag['default'])} +{re.escape(tag['help'])}$"
+        assert bool(re.search(line, printed, re.M)) == (name != "overrides")
+    assert set(config.Config.model_fields) <= set(re.findall(r"\w+", printed.split("settings.py explains them")[1]))
+
+
+def test_help_of_a_module_lists_all_settings(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    assert set(config.Config.model_fields) <= set(re.findall(r"\w+", capsys.readouterr().out))
+
+
+def test_the_package_runs_as_a_module_and_says_its_version():
+    """Without PyTorch, pandas or papermill, which take seconds to import."""
+    for argv, said in (("--version", f"ganseg {metadata.version('ganseg')}\n"), ("--help", "usage: ganseg NOTEBOOK"),
+                       ("segment --help", "usage: ganseg segment")):
+        command = [sys.executable, "-X", "importtime", "-m", "ganseg", *argv.split()]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.startswith(said)
+        assert not re.search(r"\| +(torch|papermill|pandas|numpy)$", done.stderr, re.M)
+
+
+@pytest.fixture
+def trained_try(outputs):
+    train.main(["-p", "max_steps", "2"])
+    assert runs.find("try").label == "tiny/try"
+
+
+def test_a_run_that_a_user_names_is_never_the_shipped_one(outputs, capsys):
+    message = fails(["evaluate", "-p", "dataset", "tiny", "--run", "mine"], capsys)
+    assert "tiny/mine has no trained segmenter; make it with: ganseg distill" in message
+    message = fails(["train", "-p", "dataset", "tiny", "--run", "shipped", "-p", "n_parts", "3"], capsys)
+    assert "the run tiny/shipped was made with 8, not 3" in message
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -32,6 +32,7 @@ class Pictures(Facts):
     labels: torch.Tensor | None = None  # (N, S, S) integers, 0 background, parts above, < 0 not known
     masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all that there are
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
+    checksums: np.ndarray | None = None  # (N,) uint32, of the images; None: they are drawn
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
     train: np.ndarray | None = None  # of a whole cache (N,) bool: what is trained on; None: all
     fit: np.ndarray | None = None  # likewise, what regressions and matching are fitted on
@@ -48,8 +49,9 @@ class Pictures(Facts):
         arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
         kept = {name: array[first:last] if is_slice else array.index_select(0, index)
                 for name, array in arrays.items() if array is not None}
-        masked = None if self.masked is None else self.masked[rows]
-        return replace(self, names=[self.names[i] for i in rows], masked=masked, train=None, fit=None, **kept)
+        known = {name: getattr(self, name) for name in ("masked", "checksums")}
+        kept |= {name: array[rows] for name, array in known.items() if array is not None}
+        return replace(self, names=[self.names[i] for i in rows], train=None, fit=None, **kept)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -16,9 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ganseg import files
+from ganseg.datasets import kinds
 from ganseg.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "DIB")  # by content; keeps EPS and its like out
+NEW_SUBFILE_TYPE = 254  # TIFF tag; its first bit marks a preview
 MAX_THREADS = 8  # each holds one picture at its own size
 MANY = 1000  # pictures from which on processes pay
 AHEAD = 8192  # pictures asked for at a time
@@ -33,7 +35,7 @@ GREY_TOPS = {"F": (1, 255, 65535), "I": (255, 65535)}  # what white may be in gr
 def open_upright(source):
     """One picture at its own size, its first frame if it moves.
 
-    source  bytes of a file, or its path
+    source  bytes of a file, its path, or a picture as of _given
     Returns an RGB PIL image, turned as EXIF says, transparent pixels over white. 16 bit grey keeps its full
     range. Other grey of more than 8 bits is scaled by the range it uses.
     Raises ValueError with the reason when it cannot be read.
@@ -44,7 +46,7 @@ def open_upright(source):
 def read_square(source, image_size, crop, upright=True):
     """One picture as a square.
 
-    source      bytes of a file, or its path
+    source      bytes of a file, its path, or a picture as of _given
     image_size  side S in pixels
     crop        "squeeze" changes the aspect ratio, "center" cuts the middle out
     upright     whether to turn it as EXIF says
@@ -110,10 +112,15 @@ def _eight_bits(picture):
 def _decode(source, smallest=None, upright=True, convert=_rgb):
     """The upright, converted picture and its own (width, height). JPEG may come as small as `smallest` each way."""
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if not isinstance(source, bytes | bytearray | memoryview | str | os.PathLike):
+            picture = _given(source)
+            return convert(picture), picture.size
+        data = Path(source).read_bytes() if isinstance(source, str | os.PathLike) else bytes(source)
         if not data:
             raise ValueError("the file is empty")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=kinds.FORMATS) as picture:
+            if picture.format == "TIFF" and picture.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:
+                raise ValueError("it shows a preview only, as raw files of cameras do: convert it to JPEG")
             size = picture.size
             if smallest:
                 picture.draft(None, (smallest, smallest))
@@ -126,15 +133,29 @@ def _decode(source, smallest=None, upright=True, convert=_rgb):
             elif orientation >= 5:
                 size = size[::-1]
         return turned, size
+    except UnidentifiedImageError as error:
+        raise ValueError(kinds.why_no_picture(data) or kinds.UNKNOWN) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-        raise ValueError(reason(error)) from error
+        raise ValueError(files.one_line(error)) from error
 
 
-def reason(error):
-    """Why a picture cannot be read, in one line."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture of a known format"
-    return files.one_line(error)
+def _given(picture):
+    """A PIL image as it is, not turned; or of an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+
+    Arrays are uint8, uint16 or float in [0, 1]. Raises ValueError for anything else.
+    """
+    if isinstance(picture, Image.Image):
+        return picture
+    if not isinstance(picture, np.ndarray):
+        raise ValueError("it is no path, no bytes of a file, no PIL image and no numpy array")
+    white = {"uint8": 255, "uint16": 65535}.get(picture.dtype.name, 1)
+    is_known = white > 1 or picture.dtype.kind == "f"
+    is_shaped = picture.size and (picture.ndim == 2 or picture.ndim == 3 and picture.shape[2] in (1, 3, 4))
+    if not (is_known and is_shaped and picture.min() >= 0 and picture.max() <= white):
+        raise ValueError(f"it is {picture.dtype} of shape {picture.shape}; an array is (H, W), (H, W, 1), (H, W, 3) or "
+                         "(H, W, 4), uint8, uint16 or float from 0 to 1")
+    eight_bits = picture if white == 255 else np.rint(picture * (255 / white)).astype(np.uint8)
+    return Image.fromarray(eight_bits[..., 0] if picture.shape[2:] == (1,) else eight_bits)
 
 
 def in_parallel(work, n, doing="read"):

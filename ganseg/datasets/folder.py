@@ -15,7 +15,6 @@ import numpy as np
 from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.labels import index_labels
 from ganseg.datasets.layout import TABLE, read_layout
-from ganseg.datasets.source import is_picture
 from ganseg.datasets.table import read_table
 
 ARCHIVES = {}
@@ -36,7 +35,7 @@ def list_split(source, split, cfg):
     "train" is all pictures, and "test" an even spread of 500 of them, on which to show detections.
     Returns a Listing. Raises UserError when there is no picture, or a table or mask does not fit.
     """
-    if source.path.is_file() and is_picture(source.path.name):
+    if source.names == [source.path.name]:
         raise source.error("is one picture; it should be a folder or zip of pictures.")
     layout = read_layout(source)
     names, mask_of = layout.pictures, layout.mask_of

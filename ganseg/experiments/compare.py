@@ -139,17 +139,21 @@ def _differing(used, own, fields):
     return [f"{name} {ours} instead of {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
 
 
+def best_first(frame, metric):
+    """A `runs_table` with the best runs by a metric first, and last those that lack it."""
+    lower = metric.startswith(LESS_IS_BETTER) or "_error" in metric or "_mae" in metric
+    return frame.sort_values(metric, ascending=lower, kind="stable") if metric in frame else frame
+
+
 def best_pair(frame, metric, first=None, second=None):
     """Two runs: those that are named, then the best by a metric. Fewer where there are not two.
 
     frame  of `runs_table`
     """
-    lower = metric.startswith(LESS_IS_BETTER) or "_error" in metric or "_mae" in metric
     if metric not in frame and (near := [name for name in frame if name.startswith(metric)]):
         print(f"metric: no run has {metric}, but there are {', '.join(near)}.")
-    best = list(frame[metric].dropna().sort_values(ascending=lower).index) if metric in frame else []
     named = [runs.find(name).label for name in (first, second) if name]  # a label, a name or a folder
-    labels = dict.fromkeys([*named, *best, *frame.index])
+    labels = dict.fromkeys([*named, *best_first(frame, metric).index])
     return [runs.find(label) for label in list(labels)[:2]]
 
 
@@ -160,10 +164,13 @@ def differences(first, second):
                          "metric": (_measured(first), _measured(second))}.items():
         for name in {**a, **b}:
             if kind == "metric" or a[name] != b[name]:
-                pair = (a.get(name), b.get(name))
-                rows[kind, name] = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in pair]
+                rows[kind, name] = [_as_text(values[name]) if name in values else "" for values in (a, b)]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=[first.label, second.label])
     return frame.set_index(pd.MultiIndex.from_tuples(rows, names=["kind", "name"]))
+
+
+def _as_text(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def over_steps(run):

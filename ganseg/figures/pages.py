@@ -14,18 +14,19 @@ STRENGTH = 0.75  # of the parts' colours over a picture
 PRINT = {"pdf.fonttype": 42, "font.size": 8, "text.parse_math": False}
 
 
-def samples_page(generated, n_columns=6, names=None):
+def samples_page(generated, n_columns=6, names=None, caution=""):
     """A page of generated pictures, each beside itself with its points and part masks.
 
     generated  from sampling.sample
     names      K texts for the legend; None: numbers
+    caution    of captions.caution, over the legend
     Returns a matplotlib Figure. Points and letters are vectors; all pictures are one image.
     """
     images = pictures.to_uint8(generated.image)
     labels, points = generated.masks.argmax(dim=1).numpy(), generated.points.numpy()
     N, K, _, _ = points.shape
     S = images.shape[1]
-    figure, axes, gap = _page(images, labels, K, n_columns, names)
+    figure, axes, gap = _page(images, labels, K, n_columns, names, caution)
     i = np.arange(N)
     corner = np.stack([i % n_columns * (2 * S + gap) + S, i // n_columns * (S + gap)], axis=-1)  # (N, 2), right picture
     xy_px = corner[:, None, None] + (points + 1) / 2 * (S - 1)  # (N, K, n_per, 2), pixel centres are whole numbers
@@ -36,15 +37,15 @@ def samples_page(generated, n_columns=6, names=None):
     return figure
 
 
-def detections_page(images, labels, n_parts, n_columns=8, names=None):
+def detections_page(images, labels, n_parts, n_columns=8, names=None, caution=""):
     """A page of photos, each beside itself with its detected parts.
 
     images  (N, 3, S, S) uint8
     labels  (N, S, S) integers, 0 background, parts 1..n_parts
-    names   K texts for the legend; None: numbers
+    names   K texts for the legend; None: numbers; caution as of samples_page
     Returns a matplotlib Figure.
     """
-    return _page(pictures.to_uint8(images), np.asarray(labels), n_parts, n_columns, names)[0]
+    return _page(pictures.to_uint8(images), np.asarray(labels), n_parts, n_columns, names, caution)[0]
 
 
 def save_page(figure, stem):
@@ -66,7 +67,7 @@ def random_rows(n_pictures, wanted, seed):
     return np.random.default_rng(seed).permutation(n_pictures)[:wanted]
 
 
-def _page(images, labels, n_parts, n_columns, names):
+def _page(images, labels, n_parts, n_columns, names, caution):
     """Pictures (N, S, S, 3), plain and painted, over a legend: Figure, Axes in pixels, pixels of the gap."""
     import matplotlib  # takes a second, for which --help need not wait
     from matplotlib.figure import Figure
@@ -77,7 +78,7 @@ def _page(images, labels, n_parts, n_columns, names):
     sheet = pictures.grid(pictures.pairs(images, painted), n_columns, gap)
     H, W, _ = sheet.shape
     sheet_in, per_row = PAGE_IN * H / W, 12 if names is None else max(1, 100 // (4 + max(map(len, names))))
-    legend_in = 0.15 + 0.2 * -(-n_parts // per_row)
+    legend_in = 0.15 + 0.2 * (-(-n_parts // per_row) + bool(caution))
     with matplotlib.rc_context(PRINT):
         figure = Figure(figsize=(PAGE_IN, sheet_in + legend_in))
         share = sheet_in / (sheet_in + legend_in)
@@ -87,5 +88,6 @@ def _page(images, labels, n_parts, n_columns, names):
         colors = pictures.part_colors(n_parts) / 255
         texts = names or [str(k + 1) for k in range(n_parts)]
         patches = [Patch(color=color, label=text) for color, text in zip(colors, texts, strict=True)]
-        figure.legend(handles=patches, ncols=per_row, loc="lower center", frameon=False, handlelength=1)
+        style = {"loc": "lower center", "frameon": False, "handlelength": 1, "title": caution.strip(" ()")}
+        figure.legend(handles=patches, ncols=per_row, **style)
     return figure, axes, gap

@@ -1,15 +1,19 @@
 """Data in, a plotly Figure (or a picture) out, and nothing else."""
 
+import math
+
 import numpy as np
 import pandas as pd
+import PIL.Image
 import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
 from IPython.display import Image
+from PIL import ImageDraw, ImageFont
 
 from ganseg.figures import pictures, static
 
-ROW_PX = 200  # height of one row of small plots
+ROW_PX, TITLE_PX = 200, 16  # heights of a row of small plots and of a picture's title
 CURVE, GREY, BACKGROUND = "#0072B2", "#888888", "#DDDDDD"
 AS_TEXT = {ord(sign): f"&#{ord(sign)};" for sign in "&<>$%"}
 
@@ -27,8 +31,12 @@ class Chart(go.Figure):
 
 
 def picture(sheet, title):
-    """A picture, uint8 (H, W, 3), as PNG; the title is read to those who cannot see it."""
-    return Image(pictures.png(sheet), alt=title)
+    """A picture, uint8 (H, W, 3), as PNG under its title."""
+    font, (height, width, _) = ImageFont.load_default(TITLE_PX), sheet.shape
+    page = PIL.Image.new("RGB", (max(width, math.ceil(font.getlength(title))), 2 * TITLE_PX + height), "white")
+    ImageDraw.Draw(page).text((0, TITLE_PX // 3), title, "black", font)
+    page.paste(PIL.Image.fromarray(sheet), (0, 2 * TITLE_PX))
+    return Image(pictures.encoded(page, "PNG", optimize=True))
 
 
 def strips(of_rows, title):

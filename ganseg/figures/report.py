@@ -5,7 +5,7 @@ import textwrap
 from html import escape
 
 from ganseg import files, metrics
-from ganseg.figures import curves, pictures
+from ganseg.figures import captions, curves, pictures
 
 CONTROL = "untrained_"  # prefix of the control's metrics
 NO_METRICS = {"stage", "step", "time_s", "left_out", "notes"}  # the other keys of an evaluation's record
@@ -21,12 +21,21 @@ CURVES = ("Losses are means since the log line before. Neither adversarial loss 
           "part's share should vanish.")
 WITH_CONTROL = ("The control is the same segmenter distilled from a generator that was never trained: what "
                 "the metric gives without learning.")
-CSS = """body{font:16px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1.5em;color:#222}
+# Metric, its control, what the control is, whether more is better
+BASELINES = (
+    ("foreground_iou", "foreground_iou_center_box", "the best box in the middle", True),
+    ("landmark_error_with_bias", "landmark_error_mean_landmarks", "the mean training landmarks", False),
+    ("keypoint_error_percent", "keypoint_error_percent_mean_keypoints", "the mean training keypoints", False),
+)
+CSS = """body{font:16px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 4vw;color:#222;
+overflow-wrap:break-word} h1{font-size:1.6em} .verdict{font-weight:600}
 h2{margin-top:2em;border-bottom:1px solid #ddd} table{border-collapse:collapse;width:100%}
 tr:first-child{font-weight:600}
 th,td{text-align:left;vertical-align:top;padding:.3em .9em .3em 0;border-bottom:1px solid #eee}
 .number{text-align:right;font-variant-numeric:tabular-nums} .small{color:#555;font-size:.85em}
-img{max-width:100%} code,pre{font-size:.85em;overflow-x:auto} .fields{columns:3;padding-left:1.2em}"""
+img{max-width:100%} code,pre{font-size:.85em;overflow-x:auto} .fields{columns:15em;padding-left:1.2em}
+@media(max-width:600px){tr{display:grid;grid-template-columns:minmax(0,1fr) 5em 5em;overflow-wrap:anywhere}
+td{border:0;padding-right:.5em} .number{overflow-wrap:normal} .small{grid-column:1/-1;border-bottom:1px solid #eee}}"""
 
 
 def write_report(run):
@@ -44,13 +53,33 @@ def write_report(run):
         "Training": _curves(run),
         "The pictures": _picture(run, "prepare", PICTURES),
     }
-    title = escape(f"GANSeg: {run.label}")
+    title = escape(f"GANSeg: {captions.caption(run, 'segmenter')}")
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     body = "".join(f"<h2>{name}</h2>\n{content}\n" for name, content in sections.items() if content)
-    page = f"{head}<style>{CSS}</style></head><body><h1>{title}</h1>\n{body}</body></html>\n"
+    head += f"<style>{CSS}</style></head><body><h1>{title}</h1>\n"
+    page = head + _list(verdict(run), ' class="verdict"') + f"{body}</body></html>\n"
     path = run.folder / "report.html"
     files.write_text(path, page)
     return path
+
+
+def verdict(run):
+    """What the newest evaluation comes to, in sentences: a collapse, the parts in use, what is no better than chance.
+
+    A list of texts, empty where there is no evaluation.
+    """
+    record, said = _evaluation(run), []
+    if "collapse" in record:
+        used = f"{record.get('parts_used', 0):.0f} of {run.cfg.n_parts} parts are in use"
+        said.append(f"The model has collapsed: {used}, and the other numbers mean little." if record["collapse"]
+                    else f"No collapse: {used}.")
+    for name, control, what, more in BASELINES:
+        if {name, control} <= record.keys():
+            ours, theirs = record[name], record[control]
+            better = "better" if ours != theirs and (ours > theirs) == more else "NOT better"
+            said.append(f"{name} is {better} than that of {what}: {ours:.3g} against {theirs:.3g}.")
+    return said
 
 
 def metrics_table(run):
@@ -58,13 +87,13 @@ def metrics_table(run):
     record = _evaluation(run)
     if not record:
         return f"No metrics yet; make them with: {run.command('evaluate')}"
-    rows = [(name, *numbers, textwrap.shorten(protocol, 60, placeholder=" ..."))
-            for name, *numbers, protocol in _rows(record)]
-    rows.insert(0, ("metric", "value", "untrained", "protocol"))
+    rows = [("metric", "value", "untrained", "protocol"), *_rows(record)]
     name, value, control, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     if not any(row[2] for row in rows[1:]):  # no control, no column
         rows, control = [(a, b, "", d) for a, b, _, d in rows], 0
-    lines = [f"{a:{name}}  {b:>{value}}  {c:>{control}}  {d}".rstrip() for a, b, c, d in rows]
+    below = "\n" + " " * (name + value + control + 6)  # a long protocol goes on under its beginning
+    lines = [f"{a:{name}}  {b:>{value}}  {c:>{control}}  {below.join(textwrap.wrap(d, 60))}".rstrip()
+             for a, b, c, d in rows]
     return "\n".join(lines + [f"left out: {k} ({why})" for k, why in record.get("left_out", {}).items()])
 
 

@@ -13,6 +13,7 @@ from ganseg.training import health
 TIMED_STEPS = 20  # the estimate of the whole time rests on them
 LONG_S = 60  # shorter trainings get no estimate
 MAX_ROLLBACKS = 3
+NOTHING_TO_DO = "nothing to do"  # which a finished stage says
 
 
 class Loop:
@@ -66,6 +67,9 @@ class Loop:
         SIGINT and SIGTERM let the current step end, save it and raise KeyboardInterrupt. A second one raises at once.
         """
         first, begun = self.done, self.start
+        if first >= self.max_steps:
+            print(f"{self.run.label}: {self.stage} is already at step {first} of {self.max_steps}, {NOTHING_TO_DO}.",
+                  flush=True)
         with signals.taken(lambda: print("Stopping after this step; once more stops at once.", flush=True)) as asked:
             while self.done < self.max_steps:
                 if self.done == first + 1:  # the first one warms up

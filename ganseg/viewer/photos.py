@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -133,14 +134,15 @@ def _middle_of_largest_piece(mask):
 
 
 def view_file(run, model, source, part=None, strength=0.75):
-    """The user's own photo, a path or the bytes of a file, as a View of the square that the segmenter sees.
+    """The user's own photo as a View of the square that the segmenter sees.
 
+    source  whatever PhotoSegmenter.segment takes: a path, the bytes of a file, a PIL image or an array
     Raises UserError when it cannot be read.
     """
     try:
         square = model.square(source)
     except ValueError as error:
-        name = "the uploaded file" if isinstance(source, bytes) else source
+        name = source if isinstance(source, str | os.PathLike) else "the uploaded file"
         raise UserError(f"photo: {name} cannot be read ({error}); choose a JPEG, PNG, WebP or TIFF file.") from None
     found = prediction.predict(model.network, torch.tensor(square).permute(2, 0, 1)[None]).numpy()
     return _view(square[None], found, part_names.part_labels(run), part, strength)

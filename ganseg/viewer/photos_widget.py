@@ -1,5 +1,6 @@
 """Notebook widget: a run's segmenter on real photos, a shell over photos.py."""
 
+import os
 from html import escape
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class _PhotoBrowser(Panel):
 
     def _choose_path(self):
         if path := self.path.value.strip():
-            self._choose_own(Path(path).expanduser())
+            self._choose_own(Path(os.path.expanduser(path)))
         else:
             self._choose_rank()
 

@@ -75,8 +75,7 @@ def photos(tmp_path):
     root = tmp_path / "photos"
     formats = {"a.jpg": "JPEG", "b.JPEG": "JPEG", "sub/c.Png": "PNG", "sub/d.webp": "WEBP",
                "sub/deep/e.BMP": "BMP", "sub/f.tif": "TIFF", "g.TIFF": "TIFF"}
-    clutter = [".hidden.png", "._a.jpg", "__MACOSX/a.jpg", ".cache/b.png", "sub/@eaDir/c.png", "notes.txt",
-               "h.gif"]
+    clutter = [".hidden.png", "._a.jpg", "__MACOSX/a.jpg", ".cache/b.png", "sub/@eaDir/c.png", "notes.txt"]
     for i, (name, format) in enumerate(formats.items()):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(encoded(halves(left=(30 * i, 0, 0)), format))

@@ -1,11 +1,14 @@
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from conftest import LOGGED
 
-from ganseg import runs
+from ganseg import metrics, runs
 from ganseg.figures import pictures, report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture
@@ -104,3 +107,56 @@ def test_the_table_of_the_newest_evaluation_is_shown(run):
 
 def test_the_table_of_a_run_without_metrics_names_the_command(run):
     assert "ganseg evaluate" in report.metrics_table(run)
+
+
+@pytest.mark.parametrize("values, said", [
+    ({"collapse": 1.0, "parts_used": 3.0}, ["The model has collapsed: 3 of 8 parts are in use, and the other numbers "
+                                            "mean little."]),
+    ({"collapse": 0.0, "parts_used": 7.0, "foreground_iou": 0.8, "foreground_iou_center_box": 0.559},
+     ["No collapse: 7 of 8 parts are in use.",
+      "foreground_iou is better than that of the best box in the middle: 0.8 against 0.559."]),
+    ({"foreground_iou": 0.43, "foreground_iou_center_box": 0.612},
+     ["foreground_iou is NOT better than that of the best box in the middle: 0.43 against 0.612."]),
+    ({"landmark_error_with_bias": 11.8, "landmark_error_mean_landmarks": 15.6},
+     ["landmark_error_with_bias is better than that of the mean training landmarks: 11.8 against 15.6."]),
+    ({"keypoint_error_percent": 7.5, "keypoint_error_percent_mean_keypoints": 7.5},
+     ["keypoint_error_percent is NOT better than that of the mean training keypoints: 7.5 against 7.5."]),
+])  # fmt: skip
+def test_the_verdict_stands_first_in_words(run, values, said):
+    run.cfg.n_parts = 8
+    run.log("evaluate", 10, **values)
+    assert report.verdict(run) == said
+    page = Tags(report.write_report(run).read_text()).text
+    assert [page.index(sentence) < page.index("Settings") for sentence in said] == [True] * len(said)
+
+
+def test_what_the_verdict_compares_are_metrics():
+    assert {name for line in report.BASELINES for name in line[:2]} <= metrics.protocols().keys()
+
+
+def test_a_report_of_a_barely_trained_run_says_so_in_its_title(run):
+    run.save("gan", 20, {})
+    assert "creatures/x (20 steps: expect noise)" in Tags(report.write_report(run).read_text()).text
+
+
+def test_the_table_shows_whole_protocols(run):
+    lines = report.metrics_table(evaluated(run)).splitlines()
+    protocol = metrics.protocols()["foreground_iou"]
+    assert protocol in " ".join(" ".join(lines).split())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
+@pytest.mark.slow
+def test_the_report_fits_the_screen_of_a_phone(run):
+    from playwright.sync_api import sync_playwright
+
+    long = {"keypoint_error_percent": 7.25, "keypoint_error_percent_mean_keypoints": 7.5, "collapse": 0.0}
+    pictures.save(np.zeros((8, 1200, 3), np.uint8), run.folder / "figures" / "samples.png")
+    path = report.write_report(evaluated(run, untrained_keypoint_error_percent=7.1, **long))
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 390, "height": 844}, is_mobile=True)
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.locator(".verdict").bounding_box()["y"] < 400
+        browser.close()

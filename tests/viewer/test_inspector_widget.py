@@ -190,5 +190,5 @@ def test_without_a_run_the_widget_is_the_sentence_that_helps(tiny_run):
 
 def test_the_shipped_model_opens(tmp_path, monkeypatch):
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
-    shipped = open_inspector(runs.open_run("tiny", "try", needs="gan"))
+    shipped = open_inspector(runs.open_run("tiny", "shipped", needs="gan"))
     assert len(np.unique(shipped.labels)) > 4 and shipped.names[0] == "part 1"

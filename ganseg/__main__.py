@@ -1,0 +1,5 @@
+"""`python -m ganseg`: the command `ganseg`."""
+
+from ganseg.cli import main
+
+main()
