@@ -10,7 +10,9 @@ from filelock import FileLock
 
 from ganseg.errors import UserError
 
-ROOT = Path(os.environ.get("GANSEG_ROOT", Path(__file__).resolve().parents[1]))  # of the project
+_PACKAGE = Path(__file__).resolve().parent
+# Where params/ and notebooks/ lie: a wheel carries them in the package, a clone beside it
+ROOT = _PACKAGE if (_PACKAGE / "params").is_dir() else _PACKAGE.parent
 FULL = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up"}  # whatever is written there
 NOT_WRITABLE = FULL | {
     errno.EROFS: "it is read-only", errno.EACCES: "it may not be written", errno.EPERM: "it may not be written",
@@ -22,8 +24,8 @@ NOT_WRITABLE = FULL | {
 
 
 def outputs_root():
-    """Where runs are kept: $GANSEG_OUTPUTS, or outputs/ in the project."""
-    return Path(os.environ.get("GANSEG_OUTPUTS") or ROOT / "outputs")
+    """Where runs are kept: $GANSEG_OUTPUTS, or outputs/ in the clone, or in the working folder where there is none."""
+    return Path(os.environ.get("GANSEG_OUTPUTS") or (Path.cwd() if ROOT == _PACKAGE else ROOT) / "outputs")
 
 
 def one_line(error):
