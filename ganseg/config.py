@@ -111,8 +111,7 @@ def write(cfg, path, made_with):
 def _params_file(kind, name):
     folder, known = {"dataset": ("params", datasets()), "preset": ("params/presets", presets())}[kind]
     if name not in known:
-        listing = ", ".join(known) or f"none, for there is no {ROOT / folder}; work in a clone of the project"
-        raise UserError(f"{kind}: there is no {name!r}{nearest(name, known)}; known are {listing}.")
+        raise UserError(f"{kind}: there is no {name!r}{nearest(name, known)}; known are {', '.join(known)}.")
     return ROOT / folder / f"{name}.yaml"
 
 

@@ -10,8 +10,9 @@ from filelock import FileLock
 
 from ganseg.errors import UserError
 
-# Of the project
-ROOT = Path(os.path.expanduser(os.environ.get("GANSEG_ROOT") or Path(__file__).resolve().parents[1])).absolute()
+_PACKAGE = Path(__file__).resolve().parent
+# Where params/ and notebooks/ lie: a wheel carries them in the package, a clone beside it
+ROOT = _PACKAGE if (_PACKAGE / "params").is_dir() else _PACKAGE.parent
 FULL = {errno.ENOSPC: "no room is left", errno.EDQUOT: "the quota is used up"}  # whatever is written there
 NOT_WRITABLE = FULL | {
     errno.EROFS: "it is read-only", errno.EACCES: "it may not be written", errno.EPERM: "it may not be written",
@@ -23,8 +24,12 @@ NOT_WRITABLE = FULL | {
 
 
 def outputs_root():
-    """Where runs are kept: $GANSEG_OUTPUTS, where a first ~ is the home folder, or outputs/ in the project."""
-    return Path(os.path.expanduser(os.environ.get("GANSEG_OUTPUTS") or ROOT / "outputs"))
+    """Where runs are kept: $GANSEG_OUTPUTS, where a first ~ is the home folder.
+
+    Else outputs/ in the clone, or in the working folder where there is none.
+    """
+    beside = Path.cwd() if ROOT == _PACKAGE else ROOT
+    return Path(os.path.expanduser(os.environ.get("GANSEG_OUTPUTS") or beside / "outputs"))
 
 
 def absolute(path):
