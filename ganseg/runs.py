@@ -292,7 +292,8 @@ def _adopt_shipped(folder):
 
 def _made_with(device):
     commit = subprocess.run(
-        ["git", f"--git-dir={config.ROOT}/.git", "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False
+        ["git", f"--git-dir={config.ROOT}/.git", "rev-parse", "HEAD"],
+        capture_output=True, encoding="utf-8", check=False,
     ).stdout.strip()
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     return {"commit": commit or None, **versions, "device": str(device)}
