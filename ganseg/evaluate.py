@@ -107,8 +107,8 @@ def _of_split(S, photos, prefix="", keep_labels=True):
     if not len(photos):
         return {}
     found = predict(S, photos.images, photos.boxes, keep_labels=keep_labels)
-    known = {"labels": found.labels, "centroids": found.centroids, "masked": photos.masked,
-             "landmarks": photos.landmarks, "true_labels": None if photos.only_foreground else photos.labels}
+    known = {"labels": found.labels, "centroids": found.centroids, "landmarks": photos.landmarks,
+             "true_labels": None if photos.only_foreground else photos.labels}
     return {prefix + name: np.asarray(value) for name, value in known.items() if value is not None}
 
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from ganseg import runs
+from ganseg import config, runs
 from ganseg.datasets import labels, loading
-from ganseg.datasets.source import locate
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 
@@ -34,8 +33,8 @@ def build_cache(run):
     train, test = (loading.load_pictures(cfg, split, check_all=True) for split in ("train", "test"))
     if cfg.reader == "creatures":
         return {"train": train, "fit": train, "test": test}
-    lists = {"split_list": str(locate(cfg.split_list, "a file"))} if cfg.split_list else {}
-    runs.remember(cfg.dataset, source=str(locate(cfg.source, "the pictures")), **lists)
+    paths = config.absolute_paths({"source": cfg.source, "split_list": cfg.split_list})
+    runs.remember(cfg.dataset, **{name: path for name, path in paths.items() if path})
     return {"train": train, "fit": loading.load_pictures(cfg, "fit"), "test": test}
 
 
@@ -50,7 +49,7 @@ def count_pictures(cfg, splits):
             counts["with landmarks"] = int(known.any(dim=1).sum())
             counts["landmarks missing in them"] = int((~known[known.any(dim=1)]).sum())
         if photos.labels is not None:
-            counts["with masks"] = len(photos) if photos.masked is None else int(photos.masked.sum())
+            counts["with masks"] = int(photos.masked.sum())
         counted.append({**counts, "skipped": len(photos.skipped)})
     return counted
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ganseg import devices, files, runs
 from ganseg.datasets import decode
-from ganseg.datasets.source import list_pictures
+from ganseg.datasets.source import list_pictures, printable
 from ganseg.errors import UserError
 from ganseg.figures import pictures, tables
 from ganseg.model import loading
@@ -168,9 +168,9 @@ def _list_photos(paths, out):
     is_clear = len({path.name for path in whole}) == len(whole)
     listing = []
     for path in whole:
-        own = path.name if is_clear else path.relative_to(above).as_posix()
+        own = printable(path.name if is_clear else path.relative_to(above).as_posix())
         for name, opener in list_pictures(path, called="photos"):
-            listing.append((own if path.is_file() and name == path.name else f"{own}/{name}", opener))
+            listing.append((own if path.is_file() and name == printable(path.name) else f"{own}/{name}", opener))
     return listing
 
 

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 import tomllib
 import urllib.error
 import urllib.request
+import zipfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -206,9 +208,44 @@ def test_make_lab_listens_on_this_machine_alone_and_asks_for_its_token(tmp_path)
         server.wait(timeout=30)
 
 
-def test_every_file_of_the_package_that_is_no_module_is_package_data():
-    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    carried = {path for package, patterns in data.items() for pattern in patterns
-               for path in (ROOT / package.replace(".", "/")).glob(pattern)}
-    there = {path for path in (ROOT / "ganseg").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert carried == there
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The folder of an unpacked wheel, built from what a clone holds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("ganseg", "params", "notebooks"):
+        shutil.copytree(ROOT / name, folder / "clone" / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "clone" / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-w", "."]
+    done = subprocess.run([*build, "./clone"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as file:
+        file.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+def test_a_wheel_carries_every_module_setting_notebook_and_model(wheel):
+    beside = {"params": "*.yaml", "notebooks": "*.ipynb"}
+    wanted = {Path(path.relative_to(ROOT)) for path in (ROOT / "ganseg").rglob("*")
+              if path.is_file() and path.suffix != ".pyc"}
+    wanted |= {Path("ganseg", path.relative_to(ROOT)) for name, kind in beside.items()
+               for path in (ROOT / name).rglob(kind) if ".ipynb_checkpoints" not in path.parts}
+    assert {path.relative_to(wheel) for path in (wheel / "ganseg").rglob("*") if path.is_file()} == wanted
+    assert {path.name.split("-")[0] for path in wheel.iterdir()} == {"ganseg"}
+
+
+def test_a_wheel_trains_and_segments_outside_a_clone(wheel, tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(wheel)}
+    env.pop("GANSEG_OUTPUTS", None)
+    work = "from ganseg import runs, segment; from PIL import Image; runs.open_run('tiny', 'shipped'); " \
+           "print(segment.load('tiny/shipped').segment(Image.new('RGB', (40, 30))).shape, segment.__file__)"
+    said = []
+    for argv in (["-m", "ganseg", "--help"], ["-m", "ganseg.train", "-p", "preset", "small", "-p", "max_steps", "1"],
+                 ["-c", work]):
+        done = subprocess.run([sys.executable, *argv], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert all(f"\n  {path.stem} " in said[0] for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert (tmp_path / "outputs" / "tiny" / "try" / "checkpoints" / "gan-00000001.pt").exists()
+    assert f"(30, 40) {wheel}" in said[2]
+    assert yaml.safe_load((tmp_path / "outputs/tiny/try/config.yaml").read_text())["made_with"]["commit"] is None

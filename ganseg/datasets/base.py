@@ -30,7 +30,6 @@ class Pictures(Facts):
     images: torch.Tensor  # (N, 3, S, S) uint8; mapped from the cache's file, except drawn ones
     names: np.ndarray | list[str]  # N: path within the source
     labels: torch.Tensor | None = None  # (N, S, S) integers, 0 background, parts above, < 0 not known
-    masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all that there are
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
     checksums: np.ndarray | None = None  # (N,) uint32, of the images; None: they are drawn
     boxes: np.ndarray | None = None  # (N, 4) left, top, width, height of the photo in its square; None: all of it
@@ -41,6 +40,11 @@ class Pictures(Facts):
     def __len__(self):
         return len(self.names)
 
+    @property
+    def masked(self):
+        """(N,) bool: the pictures with labels of which some are known; None: no picture has labels."""
+        return None if self.labels is None else (self.labels >= 0).flatten(1).any(dim=1).numpy()
+
     def take(self, rows):
         """The pictures at some rows (an array of indices). A slice of mapped ones stays mapped, others are gathered."""
         rows = np.asarray(rows, np.int64)
@@ -50,7 +54,7 @@ class Pictures(Facts):
         arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
         kept = {name: array[first:last] if is_slice else array.index_select(0, index)
                 for name, array in arrays.items() if array is not None}
-        known = {name: getattr(self, name) for name in ("masked", "checksums", "boxes")}
+        known = {name: getattr(self, name) for name in ("checksums", "boxes")}
         kept |= {name: array[rows] for name, array in known.items() if array is not None}
         return replace(self, names=[self.names[i] for i in rows], train=None, fit=None, **kept)
 

@@ -4,8 +4,8 @@ npy because numpy itself writes and maps it: a map of a million pictures opens a
 for streaming, such as WebDataset, give no random access, and zarr decompresses whole chunks.
 
 images.npy (N, 3, S, S) uint8 and labels.npy (N, S, S) int16; index.npz, of which zip checks each member: crc (N, 1 or
-2), the checksums of each row of images and of labels, names, landmarks (N, L, 2), masked, train and fit (N,), boxes
-(N, 4), and facts, in JSON.
+2), the checksums of each row of images and of labels, names, landmarks (N, L, 2), train and fit (N,), boxes (N, 4), and
+facts, in JSON.
 """
 
 import json
@@ -20,7 +20,8 @@ import torch
 from ganseg import files
 from ganseg.datasets import decode, kinds
 from ganseg.datasets.base import Facts, Pictures
-from ganseg.datasets.source import printable
+from ganseg.datasets.labels import IGNORED
+from ganseg.datasets.walk import printable
 from ganseg.errors import UserError
 
 CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks all
@@ -126,6 +127,8 @@ def _decode_all(folder, source, listing, S, crop):
             return files.one_line(error), (0, 0), [0] * len(arrays)
         arrays["images"][i] = square.transpose(2, 0, 1)
         mask = listing.masks and listing.masks[i]
+        if listing.masks and not mask:
+            arrays["labels"][i] = IGNORED
         if mask:
             try:
                 data = source.read(mask)
@@ -158,8 +161,6 @@ def _write(folder, source, listing, S, crop):
     if listing.landmarks is not None:
         points = _landmarks_inside(listing, sizes)
         known["landmarks"] = _to_square(points, sizes, S, crop, known.get("boxes")).astype(np.float32)
-    if listing.masks is not None:
-        known["masked"] = np.array([mask is not None for mask in listing.masks])
     names = np.array([printable(name) for name in listing.names])
     facts = {"maps": list(maps), "skipped": skipped, **{name: getattr(listing, name) for name in FACTS}}
     np.savez(folder / "index.npz", crc=crc, names=names, facts=json.dumps(facts), **known)

@@ -48,11 +48,10 @@ def _smoothed(labels):
 
 def label_shares(photos):
     """{label: share of the pixels} of the pictures with masks, IGNORED and SOFT among them; {} without any."""
-    known = np.ones(len(photos), bool) if photos.masked is None else photos.masked
-    rows = [] if photos.labels is None else np.flatnonzero(known)
     counts = np.zeros(256 - SOFT, int)
-    for i in rows:
-        counts += np.bincount(photos.labels[i].numpy().ravel().astype(int) - SOFT, minlength=len(counts))
+    for one in [] if photos.labels is None else photos.labels.numpy():
+        if one.max() >= 0:
+            counts += np.bincount(one.ravel().astype(int) - SOFT, minlength=len(counts))
     return {int(i) + SOFT: counts[i] / counts.sum() for i in np.flatnonzero(counts)}
 
 

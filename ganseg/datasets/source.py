@@ -3,11 +3,11 @@
 import contextlib
 import errno
 import functools
-import hashlib
 import io
 import lzma
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import threading
@@ -18,39 +18,27 @@ from pathlib import Path, PurePosixPath
 from ganseg import files
 from ganseg.datasets import kinds
 from ganseg.datasets.kinds import EXTENSIONS, is_picture
+from ganseg.datasets.walk import fingerprint, is_clutter, open_file, printable, walk
 from ganseg.errors import UserError
 
 TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-CLUTTER = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 NO_PICTURES = (f"holds no pictures; looked for {', '.join(EXTENSIONS)} in any letter case, in subfolders too, hidden "
                "files left out, and into files of unknown endings.")
 MAX_BYTES = 2**30  # of one unpacked file: an archive can hold terabytes of zeros
 
 
 def locate(path, wanted, called="source"):
-    """The path a user named: from the working directory, else from the project root.
+    """The path a user named, see files.absolute.
 
     wanted  what it should be, for the message when it is not set
     Raises UserError when it is not set or not there.
     """
     if not path:
         raise UserError(f"{called}: is not set; name {wanted}.")
-    path = os.path.expanduser(path)  # which leaves ~nobody as it is
-    candidates = [Path(path), files.ROOT / path]
-    for candidate in candidates:
-        if os.path.exists(candidate):  # no error for a name that is too long
-            return candidate.absolute()
-    looked = " or ".join(dict.fromkeys(str(candidate.absolute()) for candidate in candidates))
-    raise UserError(f"{called}: there is no {looked}; name {wanted}.")
-
-
-def fingerprint(path):
-    """A text that changes when a file of a folder, or the archive, is added, removed or changed."""
-    path = Path(path)
-    digest = hashlib.sha256()
-    for name, stat in _walk(path) if path.is_dir() else [(path.name, path.stat())]:
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "replace"))
-    return digest.hexdigest()
+    found = files.absolute(path)
+    if not os.path.exists(found):
+        raise UserError(f"{called}: there is no {found}; name {wanted}.")
+    return found
 
 
 class Source(contextlib.AbstractContextManager):
@@ -154,7 +142,11 @@ class Source(contextlib.AbstractContextManager):
             raise UserError(f"{self.called}: there is no {path.absolute()}.")
         is_zip = path.suffix.lower() == ".zip" or not is_picture(path.name) and zipfile.is_zipfile(path)
         if path.is_dir():
-            names, opened = [name for name, _ in _walk(path)], lambda name, size: open(path / name, "rb")
+            found = dict(walk(path))
+            names, opened = list(found), lambda name, size: open_file(path / name)
+            lost = [name for name in names if stat.S_ISLNK(found[name].st_mode) and not is_picture(name)]
+            if lost:  # such pictures are listed as unreadable
+                print(f"{path}: {len(lost):,} links lead nowhere, the first is {printable(lost[0])}.", flush=True)
         elif path.is_file() and path.name.lower().endswith(TAR):
             return self._mount(self._unpacked(path), prefix)
         elif path.is_file() and is_zip:
@@ -171,9 +163,9 @@ class Source(contextlib.AbstractContextManager):
             if why:
                 raise UserError(f"{self.called}: {path} is neither a folder nor a zip or tar of pictures nor a picture "
                                 f"({', '.join(EXTENSIONS)}): {why}.")
-            names, opened = [path.name], lambda name, size: open(path, "rb")
+            names, opened = [path.name], lambda name, size: open_file(path)
         for name in names:
-            if not _is_clutter(prefix + name):
+            if not is_clutter(prefix + name):
                 self._files.setdefault(prefix + name, (opened, name))
 
     def _unpacked(self, path):
@@ -247,42 +239,8 @@ def _unpack(path, folder, called):
                         "incomplete, copy or download it again.") from None
 
 
-def _walk(root, prefix="", seen=None):
-    """(name, stat) of all files below a folder but clutter, sorted. Links are followed, but not in a circle.
-
-    Where runs are kept nothing is read, for their pictures are no photos, unless the folder itself lies in there.
-    """
-    here = os.path.realpath(root)
-    if seen is None:
-        outputs = os.path.realpath(files.outputs_root())
-        if here == outputs:
-            raise UserError(f"source: {root} is the folder of all runs; name a folder of pictures.")
-        seen = frozenset() if here.startswith(outputs + os.sep) else frozenset({outputs})
-    if here in seen:
-        return
-    try:
-        with os.scandir(root) as entries:
-            entries = sorted((entry for entry in entries if not _is_clutter(entry.name)), key=lambda entry: entry.name)
-    except PermissionError:
-        raise UserError(f"source: {root} may not be read; change its permissions or move it away.") from None
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {here})
-        elif entry.is_file():
-            yield prefix + entry.name, entry.stat()
-
-
 def _raise(reason, size):
     raise ValueError(reason)
-
-
-def _is_clutter(name):
-    return any(part.startswith(".") or part in CLUTTER for part in PurePosixPath(name).parts)
-
-
-def printable(name):
-    """A file name in a form that can be printed, which names that are not UTF-8 cannot."""
-    return name.encode("utf-8", "replace").decode()
 
 
 def list_pictures(path, called="source"):

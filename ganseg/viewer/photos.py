@@ -50,7 +50,7 @@ class Photos:
     def view(self, i, part=None, strength=0.75):
         """Photo i as a View; part, if given, is painted alone; strength of the colours in [0, 1]."""
         photos = self.photos
-        known = photos.labels is not None and (photos.masked is None or photos.masked[i])
+        known = photos.labels is not None and (photos.labels[i] >= 0).any()
         truth = (photos.labels[i].numpy(), int(photos.labels.max())) if known else None
         points = None if photos.landmarks is None else photos.landmarks[i].numpy()
         image = pictures.to_uint8(photos.images[i : i + 1])
@@ -77,8 +77,7 @@ class Photos:
         if measure in known:
             return known[measure]
         if measure == "foreground_iou":
-            iou = masks.foreground_ious(labels, photos.labels.numpy())
-            return iou if photos.masked is None else np.where(photos.masked, iou, np.nan)
+            return masks.foreground_ious(labels, photos.labels.numpy())
         return self._landmark_errors
 
     def ranked(self, measure, best_first=False):
