@@ -126,7 +126,7 @@ def test_labels_are_cut_back_to_the_photo(model, tmp_path):
     halves(size=(200, 100)).save(tmp_path / "a.png")
     segment.segment_photos(tmp_path / "a.png", model, tmp_path / "out")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a_parts.png")), labels)
-    assert "a.png,1,10000,0.500000," in (tmp_path / "out" / "parts.csv").read_text()
+    assert "a.png,a_parts.png,1,10000,0.500000," in (tmp_path / "out" / "parts.csv").read_text()
 
 
 def test_a_photo_of_ones_own_is_viewed_with_the_padding_left_unpainted(model, monkeypatch):
