@@ -2,6 +2,7 @@
 
 import argparse
 import builtins
+import contextlib
 import os
 import sys
 import textwrap
@@ -30,13 +31,53 @@ def main(stage, work, needs=None, argv=None):
 
 def exit_on_user_error(function, *args):
     """Call a function; print what stopped it as one sentence, without a traceback, and exit."""
-    try:
-        function(*args)
-    except (UserError, NotebookFailed) as error:
-        sys.exit(f"ganseg: {error}")  # prints to stderr, exit code 1
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
-        sys.exit(130)
+    with _lasting_output():
+        try:
+            function(*args)
+        except (UserError, NotebookFailed) as error:
+            sys.exit(f"ganseg: {error}")  # prints to stderr, exit code 1
+        except KeyboardInterrupt:
+            print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+            sys.exit(130)
+
+
+class _Output:
+    """A text stream that no printing fails on: what it cannot show is escaped.
+
+    Once its reader has gone away (`| head -1`), its terminal is closed or its disk is full, it is silent.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        return self._try(self.stream.write, text)
+
+    def flush(self):
+        self._try(self.stream.flush)
+
+    def _try(self, function, *args):
+        try:
+            return function(*args)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # for what is still to be flushed too
+
+
+@contextlib.contextmanager
+def _lasting_output():
+    """Let printing inside the block never fail: the work matters more, and its results are in files."""
+    streams = (_Output(stream or open(os.devnull, "w", encoding="utf-8")) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(next(streams)), contextlib.redirect_stderr(next(streams)):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 def add_parameters(parser):

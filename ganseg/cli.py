@@ -17,7 +17,7 @@ from ganseg.errors import NotebookFailed, UserError
 
 # The checkpoint that a notebook needs of its run
 NEEDS = {"distill": "gan", "evaluate": "segmenter", "embeddings": "gan", "equivariance": "gan", "fidelity": "gan",
-         "samples": "segmenter", "inspector": "segmenter"}
+         "samples": "segmenter", "inspector": "gan"}
 USAGE = "[-p NAME VALUE] [-p NAME VALUE] ... [--run RUN]"
 OF_MANY_RUNS = {"compare"}  # its data set may be `all`, and its run is only a folder
 

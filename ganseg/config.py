@@ -20,6 +20,8 @@ FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_te
         "keep_every_steps", "on_trouble", "devices", "fast", "ignore_label"}
 FREE |= {"log_every_steps", "sample_every_steps", "save_every_steps", *EvaluateConfig.model_fields}
 DISTILL = set(DistillConfig.model_fields)
+PATHS = ("source", "split_list", "warm_start", "features_weights", "backbone_weights")
+NO_PATHS = ("none", "imagenet")  # words that stand for weights
 
 
 def load(dataset, preset=None, **overrides):
@@ -33,7 +35,13 @@ def load(dataset, preset=None, **overrides):
     values = {**_read_yaml(_params_file("dataset", dataset)), "dataset": dataset}
     if preset is not None:
         values |= {**_read_yaml(_params_file("preset", preset)), "preset": preset}
-    return check({**values, **given(overrides)})
+    return check(absolute_paths({**values, **given(overrides)}))
+
+
+def absolute_paths(values):
+    """Fields with each path as files.absolute finds it, so that it means the same from every folder."""
+    return {field: str(files.absolute(value)) if field in PATHS and isinstance(value, str) and value
+            and value.lower() not in NO_PATHS else value for field, value in values.items()}
 
 
 def changed(cfg, overrides):
@@ -109,7 +117,7 @@ def _params_file(kind, name):
 
 def _read_yaml(path):
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as YAML: {files.one_line(error)}") from None
     if not isinstance(values, dict):

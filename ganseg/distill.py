@@ -92,7 +92,9 @@ def generate_pairs(G, cfg, step):
     with devices.autocast(cfg, latents.points.device):
         generated = G(latents)
     images, labels = generated.image, generated.masks.argmax(dim=1)
-    return augment(images, labels, rng(cfg.seed, "augment", step)) if cfg.distill_augment else (images, labels)
+    if cfg.distill_augment:
+        return augment(images, labels, rng(cfg.seed, "augment", step), cfg.distill_moves)
+    return images, labels
 
 
 def first_pairs(run, photos, n=30):
@@ -108,17 +110,18 @@ def first_pairs(run, photos, n=30):
     return tuple(part[:n] for part in generate_pairs(G, run.cfg, step=0))
 
 
-def augment(images, labels, random):
+def augment(images, labels, random, moves=1.0):
     """Turn, scale, move and recolour each pair by random amounts of its own.
 
     images (B, 3, H, W) in [-1, 1], labels (B, H, W); random  a CPU generator
-    Up to 20 degrees, a factor of 1.25, an eighth of the width; contrast, brightness, tint and noise.
+    Up to `moves` times 20 degrees, a factor of 1.25, an eighth of the width; contrast, brightness, tint and noise.
     """
     B = len(images)
     uniform = (2 * torch.rand(B, 5, generator=random) - 1).to(images.device)
-    angle, scale = uniform[:, 0] * torch.pi / 9, 1.25 ** uniform[:, 1]
+    turn, grow, right, down = moves * uniform[:, :4].T
+    angle, scale = turn * torch.pi / 9, 1.25**grow
     cos, sin = scale * angle.cos(), scale * angle.sin()
-    theta = torch.stack([cos, -sin, uniform[:, 2] / 4, sin, cos, uniform[:, 3] / 4], dim=1).view(B, 2, 3)
+    theta = torch.stack([cos, -sin, right / 4, sin, cos, down / 4], dim=1).view(B, 2, 3)
     window = F.affine_grid(theta, list(images.shape), align_corners=False)
     reflect = {"padding_mode": "reflection", "align_corners": False}
     images = F.grid_sample(images, window, mode="bilinear", **reflect)

@@ -36,7 +36,7 @@ def start(cfg, device):
         raise UserError(f"batch_size: {cfg.batch_size} pictures cannot be divided among {size()} processes; "
                         f"choose a multiple of {size()}.")
     if rank():
-        sys.stdout = open(os.devnull, "w")  # only the first one prints
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # only the first one prints
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

@@ -6,12 +6,13 @@ import numpy as np
 import torch
 
 from ganseg import arguments, checkpoints, devices, files, metrics, records
-from ganseg.datasets.labels import doubts
+from ganseg.datasets.labels import say_doubts
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
 from ganseg.model import loading
 from ganseg.model.prediction import predict
+from ganseg.training import trained_on
 
 N_SAMPLES, N_DETECTIONS = 90, 120
 OF_SAMPLES = ("extent_px", "center_spread_px", "mask_entropy", "collapse")  # metrics that look at generated pictures
@@ -27,7 +28,7 @@ def evaluate(run):
     learned from. Where its checkpoint is gone, they and the metrics that look at them are left out.
     """
     cfg, device = run.cfg, devices.choose_device(run.cfg.device)
-    test, fit, doubtful = _load(cfg)
+    test, fit = load_pictures(cfg, "test"), _load_fit(cfg)
     S, state = loading.read_segmenter(run, device=device)
     gan_step, generated = _samples(run, state, test, device)
     values, left_out, labels = _measure(S, cfg, test, fit, generated)
@@ -40,6 +41,7 @@ def evaluate(run):
         "test pictures": len(test),
         "test pictures told from training pictures by": test.split_by,
         "training pictures that fit regressions and matching": len(fit),
+        "doubts about the masks": say_doubts(test, "test pictures"),
         "seed": cfg.seed,
     }
     if generated is None:
@@ -48,7 +50,7 @@ def evaluate(run):
         values = {name: value for name, value in values.items() if name not in OF_SAMPLES}
         left_out |= dict.fromkeys(OF_SAMPLES, reason)
     notes |= {} if generated is None else {"GAN steps of the generated samples": gan_step}
-    notes |= {"about the masks": doubtful} if doubtful else {}
+    notes |= trained_on.count(run, test)
     _save_figures(run, test, labels, generated)
     if run.newest("control"):
         C, control = loading.read_segmenter(run, "control", device)
@@ -58,15 +60,10 @@ def evaluate(run):
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
 
 
-def _load(cfg):
-    """The test pictures, those to fit on (none where there is nothing to fit), and doubts about the masks, printed."""
-    test, fit = load_pictures(cfg, "test"), load_pictures(cfg, "fit", cfg.fit_pictures)
-    if fit.landmarks is None and (fit.labels is None or fit.only_foreground):
-        fit = fit.take([])
-    doubtful = " ".join(doubts(test, "test pictures"))
-    if doubtful:
-        print(doubtful, flush=True)
-    return test, fit, doubtful
+def _load_fit(cfg):
+    """The training pictures that regressions and matching are fitted on; none where there is nothing to fit."""
+    fit = load_pictures(cfg, "fit", cfg.fit_pictures)
+    return fit.take([]) if fit.landmarks is None and (fit.labels is None or fit.only_foreground) else fit
 
 
 def _samples(run, state, photos, device):
@@ -109,9 +106,9 @@ def _of_split(S, photos, prefix="", keep_labels=True):
     """The fields of Predictions with what is known and predicted of one split's pictures."""
     if not len(photos):
         return {}
-    found = predict(S, photos.images, keep_labels=keep_labels)
-    known = {"labels": found.labels, "centroids": found.centroids, "masked": photos.masked,
-             "landmarks": photos.landmarks, "true_labels": None if photos.only_foreground else photos.labels}
+    found = predict(S, photos.images, photos.boxes, keep_labels=keep_labels)
+    known = {"labels": found.labels, "centroids": found.centroids, "landmarks": photos.landmarks,
+             "true_labels": None if photos.only_foreground else photos.labels}
     return {prefix + name: np.asarray(value) for name, value in known.items() if value is not None}
 
 

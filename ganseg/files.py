@@ -24,8 +24,22 @@ NOT_WRITABLE = FULL | {
 
 
 def outputs_root():
-    """Where runs are kept: $GANSEG_OUTPUTS, or outputs/ in the clone, or in the working folder where there is none."""
-    return Path(os.environ.get("GANSEG_OUTPUTS") or (Path.cwd() if ROOT == _PACKAGE else ROOT) / "outputs")
+    """Where runs are kept: $GANSEG_OUTPUTS, where a first ~ is the home folder.
+
+    Else outputs/ in the clone, or in the working folder where there is none.
+    """
+    beside = Path.cwd() if ROOT == _PACKAGE else ROOT
+    return Path(os.path.expanduser(os.environ.get("GANSEG_OUTPUTS") or beside / "outputs"))
+
+
+def absolute(path):
+    """A path that a user named, as an absolute Path: from the working directory, else from the project's root.
+
+    Where there is nothing at either, from the working directory. A first ~ is the home folder; ~nobody stays.
+    """
+    path = os.path.expanduser(path)
+    # os.path.exists raises no error for a name that is too long, or below a folder that may not be entered
+    return next(filter(os.path.exists, (Path(path), ROOT / path)), Path(path)).absolute()
 
 
 def one_line(error):

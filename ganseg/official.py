@@ -6,11 +6,10 @@ converted here, in the weights, so that the modules speak our convention.
 
 import json
 import re
-from pathlib import Path
 
 import torch
 
-from ganseg import checkpoints, config, runs, settings
+from ganseg import checkpoints, config, files, runs, settings
 from ganseg.errors import UserError
 from ganseg.model.discriminator import Discriminator
 from ganseg.model.generator import Generator
@@ -115,10 +114,10 @@ def _read(checkpoint, parameters, part):
     if parameters is None:
         if isinstance(checkpoint, dict):
             raise UserError("parameters: give the fields of parameters.json with a checkpoint's dict.")
-        parameters = Path(checkpoint).parent / "parameters.json"
+        parameters = files.absolute(checkpoint).parent / "parameters.json"
     if not isinstance(parameters, dict):
         try:
-            parameters = dict(json.loads(Path(parameters).read_text()))
+            parameters = dict(json.loads(files.absolute(parameters).read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError) as error:
             raise UserError(f"{parameters}: cannot be read as JSON of fields ({error}).") from None
     state, source = _network(checkpoint, part)
@@ -128,7 +127,8 @@ def _read(checkpoint, parameters, part):
 def _network(checkpoint, part):
     """State dict of one network of a released checkpoint, its dict or its path, and a name for error messages."""
     is_dict = isinstance(checkpoint, dict)
-    state, source = (checkpoint, "checkpoint") if is_dict else (checkpoints.load_checkpoint(checkpoint), checkpoint)
+    source = "checkpoint" if is_dict else files.absolute(checkpoint)
+    state = checkpoint if is_dict else checkpoints.load_checkpoint(source)
     if not isinstance(state.get(part), dict):
         raise UserError(f"{source}: has no entry {part!r}; name a released checkpoint that has one.")
     return state[part], source

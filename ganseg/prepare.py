@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from ganseg import runs
+from ganseg import config, runs
 from ganseg.datasets import labels, loading
-from ganseg.datasets.source import locate
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 
@@ -34,36 +33,34 @@ def build_cache(run):
     train, test = (loading.load_pictures(cfg, split, check_all=True) for split in ("train", "test"))
     if cfg.reader == "creatures":
         return {"train": train, "fit": train, "test": test}
-    lists = {"split_list": str(locate(cfg.split_list, "a file"))} if cfg.split_list else {}
-    runs.remember(cfg.dataset, source=str(locate(cfg.source, "the pictures")), **lists)
+    paths = config.absolute_paths({"source": cfg.source, "split_list": cfg.split_list})
+    runs.remember(cfg.dataset, **{name: path for name, path in paths.items() if path})
     return {"train": train, "fit": loading.load_pictures(cfg, "fit"), "test": test}
 
 
 def count_pictures(cfg, splits):
-    """Numbers of pictures: a list of dicts with split, pictures, published, with landmarks, with masks and skipped."""
+    """Numbers of pictures: a list of dicts with split, pictures, published, with landmarks and masks, and skipped."""
     published = loading.published_counts(cfg)
     counted = []
     for split, photos in splits.items():
         counts = {"split": split, "pictures": len(photos), "published": published.get(split)}
         if photos.landmarks is not None:
-            counts["with landmarks"] = int((~photos.landmarks.isnan()).all(dim=2).any(dim=1).sum())
+            known = ~photos.landmarks.isnan().any(dim=2)  # (N, L)
+            counts["with landmarks"] = int(known.any(dim=1).sum())
+            counts["landmarks missing in them"] = int((~known[known.any(dim=1)]).sum())
         if photos.labels is not None:
-            counts["with masks"] = len(photos) if photos.masked is None else int(photos.masked.sum())
+            counts["with masks"] = int(photos.masked.sum())
         counted.append({**counts, "skipped": len(photos.skipped)})
     return counted
 
 
 def list_labels(splits):
-    """The labels that masks hold, a list of dicts: label, and the share of pixels in those to fit and to test on."""
+    """The labels that masks hold: dicts of label and shares of the pixels in fit and test. Doubts are printed."""
+    for split, what in (("fit", "pictures to fit on"), ("test", "test pictures")):
+        labels.say_doubts(splits[split], what)
     shares = {split: labels.label_shares(splits[split]) for split in ("fit", "test")}
     return [{"label": NOT_COUNTED.get(label, label), **{split: known.get(label, 0) for split, known in shares.items()}}
             for label in sorted({label for known in shares.values() for label in known})]
-
-
-def doubts(splits):
-    """Sentences on what in the masks may not be what it seems."""
-    return [sentence for split, what in (("fit", "pictures to fit on"), ("test", "test pictures"))
-            for sentence in labels.doubts(splits[split], what)]
 
 
 def draw_annotations(run, splits):

@@ -27,7 +27,7 @@ def append(path, record):
 
 def read(path):
     """All records of a file, oldest first; a line that a crash cut short is passed over."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     return [record for record in map(parse, lines) if _is_record(record)]
 
 

@@ -61,7 +61,8 @@ def open_run(dataset, name, needs=None, **overrides):
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{,199}", name):
         raise UserError(f"run: {name!r} is not allowed; use up to 200 letters, digits, '_', '-' and '.'.")
     folder = outputs_root() / dataset / name
-    overrides = {k: v for k, v in overrides.items() if v is not None}
+    overrides = config.absolute_paths({k: v for k, v in overrides.items() if v is not None})
+    _check_backbone(folder, overrides)
     if dataset == "tiny" and name in SHIPPED_RUNS:
         print(f"tiny/{name} is the creatures model that ships with ganseg; the parameter run names one of your own.")
         _adopt_shipped(folder)
@@ -78,7 +79,7 @@ def open_run(dataset, name, needs=None, **overrides):
 
 def find(name):
     """The run called NAME, DATASET/NAME or by its folder; UserError where none or several are."""
-    direct = [path for path in (Path(name), outputs_root() / name) if os.path.exists(path / "config.yaml")]
+    direct = [path for path in (files.absolute(name), outputs_root() / name) if os.path.exists(path / "config.yaml")]
     of_any_dataset = outputs_root().glob(f"*/{name}/config.yaml") if Path(name).name == name else []
     matches = direct[:1] or sorted(path.parent for path in of_any_dataset)
     if len(matches) == 1:
@@ -145,9 +146,10 @@ class Run:
                 left_over.unlink(missing_ok=True)
         return lock
 
-    def start(self, device):
+    def start(self, device, trains=False):
         """Make the folder and save the config with what it runs on.
 
+        trains  whether the GAN is trained now; else the source stays that of its training, wherever the pictures are
         Of several processes of one training the first alone writes, here and below. Raises UserError where another
         command has trained a run of other settings here since this one was opened.
         """
@@ -155,6 +157,9 @@ class Run:
             return
         if (self.folder / "config.yaml").exists() and any(self.folder.glob("checkpoints/*.pt")):
             _reopened(self.folder, self.cfg.model_dump())
+            if not trains:
+                saved = config.read(self.folder / "config.yaml")
+                self.cfg = self.cfg.model_copy(update={"source": saved.source})
         with files.writing(self.folder):
             for name in ("checkpoints", "samples", "figures"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -241,15 +246,24 @@ def _reopened(folder, overrides):
     # An auto-encoder holds its segmenter from the start
     is_distilled = saved.architecture != "gan" or any(folder.glob("checkpoints/segmenter-*.pt"))
     free = config.FREE | (set() if is_distilled else config.DISTILL)
+    before = config.absolute_paths(saved.model_dump())  # older code saved paths as they were typed
     for field, value in overrides.items():
-        old = getattr(saved, field, value)
+        old = before.get(field, value)
         if field not in free and value != old:
             raise UserError(
                 f"{field}: the run {folder.parent.name}/{folder.name} was made with {old!r}, not {value!r}; "
                 "choose another run name or leave it out."
             )
     # A limit of time is of one command, not of the run
-    return config.check({**saved.model_dump(), "max_minutes": None, **overrides})
+    return config.check({**before, "max_minutes": None, **overrides})
+
+
+def _check_backbone(folder, overrides):
+    """Raise UserError where the weights that distillation is to start from, maybe hours later, are not there."""
+    path = overrides.get("backbone_weights", "none")
+    is_there = not isinstance(path, str) or path.lower() in config.NO_PATHS or os.path.isfile(path)
+    if not is_there and not any(folder.glob("checkpoints/segmenter-*.pt")):
+        raise UserError(f"backbone_weights: there is no file {path}; name one, imagenet or none.")
 
 
 def missing(folder, needs):
@@ -278,7 +292,8 @@ def _adopt_shipped(folder):
 
 def _made_with(device):
     commit = subprocess.run(
-        ["git", f"--git-dir={config.ROOT}/.git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", f"--git-dir={config.ROOT}/.git", "rev-parse", "HEAD"],
+        capture_output=True, encoding="utf-8", check=False,
     ).stdout.strip()
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     return {"commit": commit or None, **versions, "device": str(device)}

@@ -1,7 +1,10 @@
 """Parts of anybody's photos, with a run's segmenter: `segment.load("lfw/k8").segment("photo.jpg")`."""
 
+import contextlib
 import itertools
+import os
 import time
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,14 +15,15 @@ from PIL import Image
 
 from ganseg import devices, files, runs
 from ganseg.datasets import decode
-from ganseg.datasets.source import list_pictures
+from ganseg.datasets.source import list_pictures, printable
 from ganseg.errors import UserError
 from ganseg.figures import pictures, tables
 from ganseg.model import loading
 from ganseg.model.geometry import to_float
 
 BAND_PX = 2**20  # photos are labelled in bands of rows: the logits of 50 megapixels would take gigabytes
-COLUMNS = ["photo", "part", "area_px", "area_share", "centroid_x_px", "centroid_y_px"]
+ENDS = ("_parts.png", "_overlay.jpg")  # of the files made of a photo
+COLUMNS = ["photo", "mask", "part", "area_px", "area_share", "centroid_x_px", "centroid_y_px"]
 
 
 def load(run, device="auto"):
@@ -39,21 +43,23 @@ class PhotoSegmenter:
         self.cfg, self.device, self.network = cfg, device, network
 
     def segment(self, photo):
-        """The parts of one photo: a path, bytes of a file, or a PIL image (not turned by its EXIF).
+        """The parts of one photo.
 
+        photo  a path, bytes of a file, a PIL image (not turned by its EXIF), or an array (H, W), (H, W, 1), (H, W, 3)
+               or (H, W, 4), uint8, uint16 or float in [0, 1]; what is transparent is over white
         Returns uint8 (H, W) at the photo's own upright size: 0 background, parts 1..K. With crop "center" all outside
         the middle square is background. Raises UserError when the photo cannot be read.
         """
-        if isinstance(photo, Image.Image):
-            photo = pictures.encoded(photo.convert("RGB"), "PNG", compress_level=0)
         try:
-            return self.labels(self.logits(self.square(photo)[None])[0], decode.open_upright(photo).size)
+            square, size = decode.read_square(photo, self.cfg.image_size, self.cfg.crop)
         except ValueError as error:
-            raise UserError(f"photo: {repr(photo)[:200]} cannot be read: {error}.") from None
+            name = photo if isinstance(photo, str | os.PathLike) else f"the given {type(photo).__name__}"
+            raise UserError(f"photo: {name} cannot be read: {error}.") from None
+        return self.labels(self.logits(square[None])[0], size)
 
-    def square(self, source):
-        """A photo (path or bytes) as in training: (S, S, 3) uint8."""
-        return decode.read_square(source, self.cfg.image_size, self.cfg.crop)[0]
+    def square(self, photo):
+        """A photo, as of segment, as in training: (S, S, 3) uint8."""
+        return decode.read_square(photo, self.cfg.image_size, self.cfg.crop)[0]
 
     @torch.inference_mode()
     def logits(self, squares):
@@ -64,7 +70,9 @@ class PhotoSegmenter:
     def labels(self, logits, size):
         """Logits (K + 1, S, S) of a photo's square -> labels uint8 (H, W) of the photo of size (W, H)."""
         W, H = size
-        w, h = size if self.cfg.crop == "squeeze" else (min(size), min(size))
+        x, y, across, down = decode.photo_box(size, self.cfg.image_size, self.cfg.crop)
+        logits = logits[:, y : y + down, x : x + across]
+        w, h = (min(size), min(size)) if self.cfg.crop == "center" else size
         left, top = (W - w) // 2, (H - h) // 2
         labels = np.zeros((H, W), np.uint8)
         labels[top : top + h, left : left + w] = _resized_labels(logits, w, h)
@@ -76,35 +84,51 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
 
     paths       a folder, zip or photo, or a list of them; run and device as for load, or run is a PhotoSegmenter
     out         folder for <name>_parts.png (pixel value = label), <name>_overlay.jpg and parts.csv (COLUMNS,
-                in pixels of the photo, (0, 0) upper left). Subfolders are kept. <name> is the photo's without
-                extension; where that is taken, with extension; where that is taken too, with a number. In the
-                table a name that begins like a formula of a spreadsheet, as "=a.jpg", has a ' in front.
+                in pixels of the photo, (0, 0) upper left; mask is the path of <name>_parts.png within out).
+                Subfolders are kept. <name> is the photo's without extension; where that is taken, with extension;
+                where that is taken too, with a number. In the table a name that begins like a formula of a
+                spreadsheet, as "=a.jpg", has a ' in front.
     batch_size  squares at a time; of the photos themselves one at a time is in memory
-    Returns [(name, reason)] of the photos that cannot be read. Raises UserError when none can.
+    Returns [(name, reason)] of the photos that cannot be read. Raises UserError when none can, and at the end, with
+    all others and parts.csv written, where the files of a photo cannot be.
     """
     model = run if isinstance(run, PhotoSegmenter) else load(run, device)
-    paths = [Path(p).expanduser() for p in ([paths] if isinstance(paths, str | Path) else paths)]
-    out = Path(out).expanduser()
-    listing, skipped = _list_photos(paths, out), []
+    paths = [Path(os.path.expanduser(p)) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    out = _output_folder(out)
+    listing, skipped, unwritten, rows = _list_photos(paths, out), [], [], []
     stems = _output_names([name for name, _ in listing])
     _keep_inputs(paths, out, stems)
-    out.mkdir(parents=True, exist_ok=True)
-    start = printed = time.monotonic()
-    rows = []
     with files.writing(out):
-        for i, photo, labels in _segment_all(model, listing, batch_size, skipped):
-            _save_parts(photo, labels, model.cfg.n_parts, out / stems[i])
-            rows += [[listing[i][0], *row] for row in measure_parts(labels, model.cfg.n_parts)]
-            if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
-                printed = time.monotonic()
-                print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
+        out.mkdir(parents=True, exist_ok=True)
+    start = printed = time.monotonic()
+    for i, photo, labels in _segment_all(model, listing, batch_size, skipped):
+        name, mask = listing[i][0], stems[i] + ENDS[0]
+        if reason := _save_parts(photo, labels, model.cfg.n_parts, out / stems[i]):
+            unwritten.append((name, reason))
+            if reason in files.FULL.values():
+                break
+            continue
+        rows += [[name, mask, *row] for row in measure_parts(labels, model.cfg.n_parts)]
+        if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
+            printed = time.monotonic()
+            print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
     if len(skipped) == len(listing):
         raise UserError("photos: none of {:,} can be read; {}: {}.".format(len(listing), *skipped[0]))
-    tables.save_csv(pd.DataFrame(rows, columns=COLUMNS), out / "parts.csv", index=False)
-    print(f"segmented {len(listing) - len(skipped):,} photos in {time.monotonic() - start:.0f} s: see {out}")
-    for name, reason in skipped:
-        print(f"left out, cannot be read: {name}: {reason}")
+    n_done = len(rows) // model.cfg.n_parts
+    print(f"segmented {n_done:,} photos in {time.monotonic() - start:.0f} s: see {out}")
+    _finish(out, rows, skipped, unwritten, f"{n_done:,} of {len(listing):,} photos")
     return skipped
+
+
+def _finish(out, rows, skipped, unwritten, done):
+    """Say which photos are left out and write the table of the others. Raises UserError where one is not written."""
+    for what, left_out in (("read", skipped), ("written", unwritten)):
+        for name, reason in left_out:
+            print(f"left out, cannot be {what}: {name}: {reason}")
+    tables.save_csv(pd.DataFrame(rows, columns=COLUMNS), out / "parts.csv", index=False)
+    if unwritten:
+        name, reason = unwritten[0]
+        raise UserError(f"out: {out} holds the parts of {done} only, for those of {name} cannot be written: {reason}.")
 
 
 def measure_parts(labels, n_parts):
@@ -119,8 +143,8 @@ def measure_parts(labels, n_parts):
 
 
 def _resized_labels(logits, W, H):
-    """Argmax of logits (C, S, S), resized bilinearly: uint8 (H, W)."""
-    S = logits.shape[-1]
+    """Argmax of logits (C, h, w), resized bilinearly: uint8 (H, W)."""
+    S = logits.shape[-2]
     wide = F.interpolate(logits[None], size=(S, W), mode="bilinear", align_corners=False)[0]
     y = ((torch.arange(H) + 0.5) * S / H - 0.5).clamp(0, S - 1)
     above, below = y.floor().long(), y.ceil().long()
@@ -131,17 +155,37 @@ def _resized_labels(logits, W, H):
 
 
 def _list_photos(paths, out):
-    """(name, opener) of all photos. With several paths, a folder's own name comes first."""
-    if out.is_file() or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
+    """(name, opener) of all photos. With several paths, the own name of a folder or archive comes first.
+
+    Where two paths have one name, more of each comes first.
+    """
+    if os.path.isfile(out) or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
         raise UserError(f"out: {out} is a file or among the photos; name another folder.")
-    return [(f"{path.name}/{name}" if len(paths) > 1 and path.is_dir() else name, opener)
-            for path in paths for name, opener in list_pictures(path, called="photos")]
+    if len(paths) == 1:
+        return list_pictures(paths[0], called="photos")
+    whole = [Path(os.path.abspath(path)) for path in paths]
+    above = os.path.commonpath(whole)
+    is_clear = len({path.name for path in whole}) == len(whole)
+    listing = []
+    for path in whole:
+        own = printable(path.name if is_clear else path.relative_to(above).as_posix())
+        for name, opener in list_pictures(path, called="photos"):
+            listing.append((own if path.is_file() and name == printable(path.name) else f"{own}/{name}", opener))
+    return listing
+
+
+def _output_folder(out):
+    """The Path of a folder that a user named."""
+    expanded = os.path.expanduser(out)  # which leaves ~nobody as it is
+    if str(expanded).startswith("~"):
+        raise UserError(f"out: {out} names the folder of a user who is not there; name another folder.")
+    return Path(expanded)
 
 
 def _keep_inputs(paths, out, stems):
     """Raise UserError where a photo would be overwritten by what another one gives."""
     given = {path.resolve() for path in paths}
-    made = {(out / f"{stem}{end}").resolve() for stem in stems for end in ("_parts.png", "_overlay.jpg")}
+    made = {(out / f"{stem}{end}").resolve() for stem in stems for end in ENDS}
     if lost := sorted(given & made):
         raise UserError(f"out: {lost[0]} is a photo and would be overwritten; name another folder with --out.")
 
@@ -153,9 +197,14 @@ def _output_names(names):
         path = PurePosixPath(*(part for part in PurePosixPath(name).parts if part.strip("/") not in ("", "..")))
         numbered = (f"{path}-{i}" for i in itertools.count(2))
         candidates = itertools.chain([str(path.with_suffix("")), str(path)], numbered)
-        outputs.append(next(c for c in candidates if c.casefold() not in taken))  # a is A on a Mac
-        taken.add(outputs[-1].casefold())
+        outputs.append(next(c for c in candidates if _folded(c) not in taken))
+        taken.add(_folded(outputs[-1]))
     return outputs
+
+
+def _folded(name):
+    """What names have in common that are one on a Mac: A and a, and a letter with its accent in one code or two."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def _segment_all(model, listing, batch_size, skipped):
@@ -184,9 +233,19 @@ def _read(file, reader, skipped):
 
 
 def _save_parts(photo, labels, n_parts, stem):
-    """Write <stem>_parts.png and <stem>_overlay.jpg. Pillow blends large photos in less memory than numpy."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Write the two files of a photo, or none; why they cannot be written, or None.
+
+    Pillow blends large photos in less memory than numpy.
+    """
     parts = pictures.indexed(labels, n_parts)
-    parts.save(f"{stem}_parts.png")
     painted = Image.blend(photo, parts.convert("RGB"), 0.6)
-    Image.composite(painted, photo, Image.fromarray(labels > 0)).save(f"{stem}_overlay.jpg", quality=90)
+    mask, overlay = (f"{stem}{end}" for end in ENDS)
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        parts.save(mask)
+        Image.composite(painted, photo, Image.fromarray(labels > 0)).save(overlay, quality=90)
+    except OSError as error:
+        for path in (mask, overlay):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        return files.NOT_WRITABLE.get(error.errno) or files.one_line(error)

@@ -28,7 +28,8 @@ class DataConfig(BaseModel):
     source: str | None = None  # folder, zip or tar of the pictures; None: as prepared before
     split_list: str | None = None  # CUB: file of lines "id split" with 0 train, 1 validation, 2 test
     image_size: Annotated[int, Field(ge=32)] = 128  # H = W in pixels, a power of two
-    crop: Literal["squeeze", "center"] = "squeeze"  # how a picture becomes square; the paper squeezes
+    # How a picture becomes square; the paper squeezes. pad repeats its edges, which then count in no metric
+    crop: Literal["squeeze", "center", "pad"] = "squeeze"
     # What own masks hold where the label is not known (PASCAL VOC: 255); left out of all metrics
     ignore_label: Annotated[int, Field(ge=0, le=255)] | None = None
     flip: bool = True  # mirror every second training picture (released code)
@@ -107,6 +108,7 @@ class DistillConfig(BaseModel):
     distill_batch_size: Annotated[int, Field(ge=2)] = 64  # BatchNorm needs two
     lr_segmenter: Positive = 3.0e-4
     distill_augment: bool = False  # move and recolour the pairs; helps segmenters without ImageNet weights
+    distill_moves: Weight = 1.0  # how far, in units of distill.augment's; small where a segmenter is told positions
 
 
 class EvaluateConfig(BaseModel):

@@ -7,7 +7,7 @@ from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.model import averaging, loading, sampling
 from ganseg.model.discriminator import Discriminator
-from ganseg.training import autoencoding, launch, losses, memory
+from ganseg.training import autoencoding, launch, losses, memory, trained_on
 from ganseg.training.batches import Batches
 from ganseg.training.loop import Loop, progress
 
@@ -20,7 +20,8 @@ def train(run):
 
     run  from runs.open_run; its folder is made here
     Yields one record (dict) per log line: losses are means since the line before, time_s is the time spent
-    so far, left_s the time left. Raises UserError when a loss is not finite.
+    so far, left_s the time left. Raises UserError when a loss is not finite, and where the run was trained on other
+    pictures.
     """
     cfg = run.cfg
     gan = cfg.architecture == "gan"
@@ -32,23 +33,26 @@ def train(run):
     device = distributed.start(cfg, devices.choose_device(cfg.device))
     photos = _load_photos(run)
     memory.check(cfg, device, memory.gan_step if gan else autoencoding.step)
-    if gan:
-        networks = _networks(cfg, photos.images)
-    else:
-        (networks,) = loading.warm_start(cfg, autoencoder=autoencoding.network(cfg))
+    networks = _networks(cfg, photos.images) if gan else loading.warm_start(cfg, autoencoder=autoencoding.network(cfg))
     with run.held():  # what could be a user's mistake has been read by now
-        run.start(device)
+        trained_on.check(run, photos)
+        run.start(device, trains=True)
+        trained_on.keep(run, photos)
         distributed.wait_for_all()
         _list_skipped(run, photos)
         if not to_launch:
             real_batch = Batches(photos.images, cfg, device)
-            yield from (_train_gan if gan else autoencoding.train)(run, networks, real_batch, device)
+            facts = {"trained_on": trained_on.digest(photos.checksums)}
+            yield from (_train_gan if gan else autoencoding.train)(run, networks, real_batch, device, **facts)
     if to_launch:
         yield from launch.launch(run)  # its first process holds the run
 
 
-def _train_gan(run, networks, real_batch, device):
-    """The GAN's loop: load, then for each step generate, update both networks, average, log, sample, save."""
+def _train_gan(run, networks, real_batch, device, **facts):
+    """The GAN's loop: load, then for each step generate, update both networks, average, log, sample, save.
+
+    facts  plain values kept in each checkpoint
+    """
     cfg = run.cfg
     G, D, G_ema = (net.to(device, memory_format=devices.memory_format(cfg, device)) for net in networks)
     if cfg.compile:
@@ -57,7 +61,7 @@ def _train_gan(run, networks, real_batch, device):
     distributed.synchronise(G)
     parts = {"generator": G, "discriminator": D, "ema": G_ema}
     parts |= {"optimizer_generator": optimizer_G, "optimizer_discriminator": optimizer_D}
-    loop = Loop(run, "train", "gan", parts, cfg.max_steps)
+    loop = Loop(run, "train", "gan", parts, cfg.max_steps, **facts)
     G.train()
     D.train()
 

@@ -86,6 +86,22 @@ def test_imports_inside_functions_say_why():
     assert silent == []
 
 
+def test_every_text_file_names_its_encoding():
+    silent = []
+    for name, path in FILES.items():
+        for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
+            given = {keyword.arg: keyword.value for keyword in call.keywords}
+            called, whose = getattr(call.func, "attr", getattr(call.func, "id", "")), getattr(call.func, "value", None)
+            mode = given.get("mode") or next(iter(call.args[whose is None :]), ast.Constant("r"))
+            texts = {"open": whose is None or getattr(mode, "value", None) in ("r", "w", "a", "x"), "fdopen": True,
+                     "read_text": not call.args, "write_text": getattr(whose, "id", "") != "files"}
+            is_text = texts.get(called, False) and "b" not in str(getattr(mode, "value", ""))
+            is_text |= getattr(given.get("text"), "value", None) is True  # of a subprocess
+            if is_text and "encoding" not in given:
+                silent.append(f"{name}:{call.lineno}")
+    assert silent == []
+
+
 def test_files_are_short():
     lengths = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
     assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}

@@ -28,6 +28,15 @@ def test_labels_move_with_their_pictures():
     assert not torch.equal(moved_labels[0], moved_labels[1])  # each by amounts of its own
 
 
+def test_moves_are_as_long_as_asked():
+    images, labels = squares()
+    center = [np.argwhere(distill.augment(images, labels, rng(1), moves)[1].numpy()[0] == 1).mean(axis=0)
+              for moves in (0.0, 0.5, 1.0)]
+    start = np.argwhere(labels[0].numpy() == 1).mean(axis=0)
+    still, half, whole = (np.linalg.norm(c - start) for c in center)
+    assert still == 0 and 0 < half < whole
+
+
 def test_augmentation_is_drawn_from_the_step_alone():
     once, again = (distill.augment(*squares(), rng(1)) for _ in range(2))
     other = distill.augment(*squares(), rng(2))

@@ -147,12 +147,12 @@ def test_a_void_border_that_counts_as_a_part_is_said_in_the_evaluation(tmp_path,
     border = (20 * 20 - 16 * 16) / 32**2
     said = (f"Label 255 covers {border:.1%} of the masks of the test pictures and counts as a part; if it means void, "
             "leave it out with -p ignore_label 255.")
-    assert evaluate.evaluate(run)["notes"]["about the masks"] == said and said in capsys.readouterr().out
+    assert evaluate.evaluate(run)["notes"]["doubts about the masks"] == said and said in capsys.readouterr().out
     box = {ignored: evaluate.evaluate(tiny_run(**fields, ignore_label=ignored)) for ignored in ("none", 255)}
     assert box["none"]["foreground_iou_center_box"] == 1 == box[255]["foreground_iou_center_box"]
-    assert "about the masks" not in box[255]["notes"] and box[255]["settings"]["ignore_label"] == 255
+    assert box[255]["notes"]["doubts about the masks"] == "none" and box[255]["settings"]["ignore_label"] == 255
     splits = prepare.build_cache(tiny_run(**fields, ignore_label=255))
-    assert prepare.doubts(splits) == [] and prepare.list_labels(splits) == [
+    assert prepare.list_labels(splits) == [
         {"label": "left out", "fit": border, "test": border},
         {"label": 0, "fit": 1 - 400 / 1024, "test": 1 - 400 / 1024},
         {"label": 3, "fit": 1 / 4, "test": 1 / 4}]

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ganseg import arguments, checkpoints, config
-from ganseg.datasets import decode
+from ganseg import arguments, checkpoints, config, segment
+from ganseg.datasets import decode, folder, table
+from ganseg.datasets.loading import load_pictures
 from ganseg.datasets.source import Source
 from ganseg.errors import UserError
 from ganseg.experiments import compare, trials
@@ -195,6 +196,80 @@ def test_archives(tmp_path, seed):
     assert {p.name for p in tmp_path.iterdir()} == {"inside", "scratch"}  # nothing was unpacked elsewhere
 
 
+FOLDERS = ["", "", "images/", "JPEGImages/", "masks/", "Masks/", "SegmentationClass/", "SegmentationObject/", "labels/",
+           "train/", "Test/", "val2017/", "train_masks/", "a/", "with_mask/", "\u00e9/", "e\u0301/"]
+FILES = ["a.jpg", "b.jpg", "c.JPG", "a.png", "b.png", "a_mask.png", "b-seg.PNG", "mask_c.png", "a_image.jpg",
+         "a_mask.jpg", "new\nline.jpg", "new\nline_mask.png", "landmarks.csv", "Landmarks.CSV", "a.heic", "d", "e.zip",
+         "notes.txt", "\u00e9.jpg", "e\u0301.png"]
+MASK_OF = ["{split}masks/{stem}.png", "Masks/{split}{stem}.png", "{split}{stem}_mask.png", "Labels/{split}{stem}.png",
+           "{split}SegmentationClass/{stem}.PNG", "masks/mask_{stem}.png"]
+COLOURED, LABELS = io.BytesIO(), io.BytesIO()
+Image.effect_noise((9, 8), 90).convert("RGB").save(COLOURED, "JPEG")
+Image.new("L", (9, 8), 3).save(LABELS, "PNG")
+
+
+def layout(chance):
+    """{name: content} of pictures, masks, tables and more, in folders that mean something."""
+    files, top, mask_of, names = {}, chance.choice(["", "a/", "\u00e9/"]), chance.choice(MASK_OF), []
+    for stem in "abcd"[: chance.randint(1, 4)]:
+        split = chance.choice(["", "train/", "Test/", "val2017/"])
+        names.append(f"{top}{split}{chance.choice(['', 'images/'])}{stem}.jpg")
+        if chance.random() < 0.6:
+            names.append(top + mask_of.format(split=split, stem=stem))
+    for _ in range(chance.choice([0, 0, 1, 2, 5])):  # and what does not fit
+        names.append("".join(chance.choices(FOLDERS, k=chance.randint(1, 3))) + chance.choice(FILES))
+    for name in names:
+        content = {"png": LABELS.getvalue(), "txt": b"words", "zip": b"PK\3\4"}.get(name[-3:].lower())
+        if name.lower().endswith("csv"):
+            content = b"file,nose_x,nose_y\n" + chance.choice([b"", b"a.jpg,1,2\n", b"images/a.jpg,1,2\n"])
+        files[name] = content or COLOURED.getvalue()
+    return files
+
+
+def read_layout(path):
+    with Source(path) as source:
+        return [folder.list_split(source, split, config.load("folder")) for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("seed", range(0, 400, 50))
+def test_folder_layouts(tmp_path, seed):
+    for chance in map(random.Random, range(seed, seed + 50)):
+        files = layout(chance)
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        listings = one_sentence("folder layouts", read_layout, tmp_path / "a.zip")
+        if listings is None:
+            continue
+        train, test = listings
+        masks = {name for name in files if name.lower().endswith(".png")}
+        if any(name.lower().endswith(".jpg") for name in files):  # else these pngs may be the pictures
+            assert not masks & {*train.names, *test.names}, (sorted(files), train.names, test.names)
+        for listing in listings:
+            assert not {*(listing.masks or [])} - masks - {None}
+        if not {"nothing: test pictures are training pictures too"} & {train.split_by, test.split_by}:
+            assert not {*train.names} & {*test.names}
+
+
+@pytest.mark.parametrize("seed", range(0, 220, 20))
+def test_file_names(tmp_path, seed, monkeypatch):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    parts = ["=1+1", "-p", "~", " ", "\n", "\t", "\x1b[31m", "\\", "'", '"', "%s", "{0}", "$HOME", "..", "#", "é",
+             "e\u0301", "日本", "\U0001f600", "\u202e", "\udcff", "x" * 60, "a,b", ";", "CON", "*", "?", ":", "|", "&"]
+    for number in range(seed, seed + 20):
+        chance, root = random.Random(number), tmp_path / str(number)
+        (root / "sub").mkdir(parents=True)
+        names = {chance.choice(["", "sub/"]) + "a" + "".join(chance.choices(parts, k=chance.randint(1, 4))) + ".jpg"
+                 for _ in range(3)}
+        for name in names:
+            (root / name).write_bytes(COLOURED.getvalue())
+        fuzzed["file names"] += 1
+        found = load_pictures(config.load("folder", source=str(root), image_size=32), "train").names
+        assert sorted(found) == sorted(name.encode("utf-8", "replace").decode() for name in names)
+        stems = segment._output_names(list(found))
+        assert len({*stems}) == len(names) and not any(".." in stem.split("/") for stem in stems)
+
+
 class Touch:
     def __init__(self, path):
         self.path = str(path)
@@ -263,7 +338,34 @@ def test_metrics_files(tiny_run, seed, monkeypatch):
         one_sentence("metrics files", read_metrics, run)
 
 
+HEADERS = ["file", "split", "nose_x", "nose_y", " Ear_X", "ear_y", "ear_z", "", "Split", '"nose_x"', "_x"]
+CELLS = ["a.png", "images/a.png", "./b.png", "c\\d.png", "A", "cafe\u0301", "12", "3.5", "3,5", '"3,5"', "-1", "",
+         "NaN", "inf", "1e999", "train", " Test", '"a\nb.png"', '"', "\0", "9" * 400, "\u0663", "\ud800"]
+NAMES = ["images/a.png", "b.png", "c/d.png", "images/caf\u00e9.png", "x/a.PNG", "a\nb.png"]
+
+
+@pytest.mark.parametrize("seed", range(0, 220, 20))
+def test_csv_tables(tmp_path, seed):
+    for chance in map(random.Random, range(seed, seed + 20)):
+        separator, end = chance.choice([",", ", ", ";", "\t"]), chance.choice(["\n", "\r\n", "\r"])
+        header = ["file", "nose_x", "nose_y", *chance.sample(HEADERS, chance.choice([0, 0, 0, 2]))]
+        rows = [[name, *chance.choices(["4", "", "5.5"], k=2), *chance.choices(CELLS, k=len(header) - 3)]
+                for name in chance.sample(NAMES[:5], chance.randrange(5))]
+        for row in rows if chance.random() < 0.4 else []:
+            row[chance.randrange(len(row))] = chance.choice(CELLS)
+        text = end.join(separator.join(cells) for cells in [header, *rows])
+        content = text.encode(chance.choice(["utf-8", "utf-16", "cp1252", "utf-16-be"]), "replace")
+        path = tmp_path / "landmarks.csv"
+        path.write_bytes(mutated(content, chance) if chance.random() < 0.2 else content)
+        with Source(tmp_path) as source:
+            made = one_sentence("csv tables", table.read_table, source, path.name, NAMES)
+        if made:
+            names, points, splits = made
+            assert points.keys() <= set(NAMES) and set(splits.values()) <= {"train", "test"}
+            assert all(len(flat) == 2 * len(names) for flat in points.values())
+
+
 def test_every_kind_was_tried_often_enough():
-    if len(fuzzed) < 7:
+    if len(fuzzed) < 10:
         pytest.skip("not all of this file ran")
     assert all(n >= N for n in fuzzed.values()), fuzzed

@@ -11,6 +11,7 @@ from ganseg import config, distill, evaluate, runs, train
 from ganseg.errors import UserError
 from ganseg.figures import pages, plots
 from ganseg.model import averaging
+from ganseg.viewer import photos_widget
 
 NOTEBOOKS = [path.stem for path in sorted((config.ROOT / "notebooks").glob("*.ipynb"))]
 QUICK = {"max_steps": 2, "distill_steps": 2}
@@ -103,6 +104,15 @@ def test_the_word_none_is_a_value_in_every_notebook(quick, notebook):
     wishes = {"fit_pictures": "none", "max_minutes": "none"}
     names = execute(notebook, dataset="tiny", run="x", overrides=wishes)
     assert names["cfg"].fit_pictures is None and names["cfg"].max_minutes is None
+
+
+def test_a_gan_without_segmenter_is_inspected_and_another_run_followed(quick):
+    for name in ("x", "y"):
+        list(train.train(runs.open_run("tiny", name, **QUICK)))
+    names = execute("inspector", dataset="tiny", run="x", follow="tiny/y")
+    assert names["inspector"].label == "tiny/x"
+    said = photos_widget.photo_browser(names["opened"]).value
+    assert "tiny/x has no trained segmenter; make it with: ganseg distill -p dataset tiny --run x" in said
 
 
 def test_each_figure_of_a_barely_trained_run_says_so(quick, monkeypatch):

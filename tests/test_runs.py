@@ -85,7 +85,7 @@ def test_pruning_never_deletes_what_was_just_saved(tiny_run, capsys):
 
 def test_settings_of_the_running_alone_may_change(tiny_run):
     tiny_run().start("cpu")
-    changed = {"max_steps": 9, "device": "auto", "source": "elsewhere", "log_every_steps": 2,
+    changed = {"max_steps": 9, "device": "auto", "source": "/elsewhere", "log_every_steps": 2,
                "sample_every_steps": 3, "save_every_steps": 4, "keep_checkpoints": 5}
     cfg = runs.open_run("creatures", "run", **changed).cfg
     assert {field: getattr(cfg, field) for field in changed} == changed
@@ -259,3 +259,59 @@ def test_damaged_remembered_paths_are_one_sentence(tmp_path, monkeypatch, conten
     (tmp_path / "cache" / "cub" / "paths.json").write_text(content)
     with pytest.raises(UserError, match="paths.json: is damaged|source: 3 is not allowed"):
         runs.open_run("cub", "x")
+
+
+PATHS = ["source", "split_list", "warm_start", "features_weights", "backbone_weights"]
+
+
+@pytest.mark.parametrize("field", PATHS)
+def test_a_path_is_saved_as_absolute_and_means_the_same_from_another_folder(tiny_run, tmp_path, monkeypatch, field):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "red").write_text("")
+    monkeypatch.chdir(tmp_path)
+    (run := tiny_run(**{field: "data/red"})).start("cpu")
+    run.save("gan", 1, {})
+    (tmp_path / "b" / "data").mkdir(parents=True)
+    (tmp_path / "b" / "data" / "red").write_text("others")
+    monkeypatch.chdir(tmp_path / "b")
+    assert getattr(tiny_run().cfg, field) == getattr(runs.find(run.folder).cfg, field) == str(tmp_path / "data" / "red")
+    monkeypatch.chdir(tmp_path)
+    tiny_run(**{field: "data/red"})  # the same one
+
+
+def test_a_path_of_older_code_is_compared_with_what_it_means(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("")
+    monkeypatch.chdir(tmp_path)
+    run = tiny_run()
+    run.start("cpu")
+    config.write(run.cfg.model_copy(update={"split_list": "list.txt"}), run.folder / "config.yaml", {})
+    run.save("gan", 1, {})
+    assert tiny_run(split_list="list.txt").cfg.split_list == tiny_run().cfg.split_list == str(tmp_path / "list.txt")
+
+
+def test_a_path_is_looked_for_from_the_working_directory_then_from_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config.load("folder", source="params").source == str(config.ROOT / "params")
+    (tmp_path / "params").mkdir()
+    for source in ("params", "~/params", "./params"):
+        assert config.load("folder", source=source).source == str(tmp_path / "params")
+    assert config.load("folder", source="x" * 300).source == str(tmp_path / ("x" * 300))  # refused where it is read
+    words = config.load("folder", features_weights="imagenet", backbone_weights="none", warm_start="none")
+    assert (words.features_weights, words.backbone_weights, words.warm_start) == ("imagenet", "none", None)
+
+
+def test_weights_that_only_distillation_would_miss_are_missed_at_once(tiny_run, tmp_path):
+    with pytest.raises(UserError, match="backbone_weights: there is no file .*/resnet.pt; name one, imagenet or none"):
+        tiny_run(backbone_weights="resnet.pt")
+    tiny_run(backbone_weights="imagenet")
+
+
+def test_a_home_folder_is_meant_by_a_tilde_in_the_outputs_and_in_a_runs_name(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GANSEG_OUTPUTS", "~/kept")
+    run = runs.open_run("creatures", "x")
+    run.start("cpu")
+    assert run.folder == tmp_path / "home" / "kept" / "creatures" / "x" and not (tmp_path / "~").exists()
+    assert runs.find("~/kept/creatures/x").folder == run.folder

@@ -1,5 +1,8 @@
 import csv
+import errno
 import io
+import os
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -8,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ganseg import runs, segment
+from ganseg import cli, runs, segment
 from ganseg.errors import UserError
 from ganseg.model import loading
 
@@ -49,6 +52,59 @@ def test_a_path_its_bytes_and_its_picture_give_the_same_labels_at_the_photos_siz
     assert labels.shape == (40, 60) and labels.dtype == np.uint8 and labels.max() <= 3
     assert (labels == model.segment((tmp_path / "a.png").read_bytes())).all()
     assert (labels == model.segment(photo())).all()
+
+
+@pytest.fixture
+def by_grey(run):
+    """A segmenter whose labels say how bright a pixel is: 0 black, 3 white."""
+    model = segment.load("creatures/x", device="cpu")
+    model.logits = lambda squares: torch.stack(
+        [-(torch.tensor(squares).float().mean(dim=-1) - level).square() for level in (0, 85, 170, 255)], dim=1)
+    return model
+
+
+def test_a_picture_gives_the_labels_of_its_file_whatever_its_mode(by_grey, tmp_path):
+    model = by_grey
+    color, alpha = photo(), Image.linear_gradient("L").resize((60, 40))
+    deep = np.asarray(color.convert("L"), np.uint16) * 40  # at most 10,200 of 65,535
+    half = color.convert("RGBA")
+    half.putalpha(alpha)
+    palette = color.quantize(16)
+    palette.info["transparency"] = 3
+    modes = {"16.png": Image.fromarray(deep), "32.tif": Image.fromarray(deep.astype(np.int32)),
+             "float.tif": Image.fromarray(deep.astype(np.float32) / 9000), "half.png": half,
+             "grey.png": half.convert("LA"), "palette.png": palette, "bits.png": color.convert("1"),
+             "ink.tif": color.convert("CMYK")}
+    for name, picture in modes.items():
+        picture.save(tmp_path / name)
+        of_file = model.segment(tmp_path / name)
+        with Image.open(tmp_path / name) as opened:
+            assert (model.segment(opened) == of_file).all() and of_file.shape == (40, 60), name
+    assert (model.segment(modes["16.png"]) == model.segment(tmp_path / "16.png")).all()
+    assert (model.segment(half) == model.segment(tmp_path / "half.png")).all()
+
+
+def test_arrays_are_taken_or_refused_in_a_sentence(by_grey, tmp_path):
+    model = by_grey
+    rgb = np.asarray(photo())
+    grey, rgba = np.asarray(photo().convert("L")), np.dstack([rgb, rgb[..., 0]])
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    Image.fromarray(grey * np.uint16(257)).save(tmp_path / "deep.png")
+    for array, same in (
+        (rgb, photo()), (rgb / 255, photo()), (rgb.astype(np.float32) / 255, photo()), (grey, photo().convert("L")),
+        (grey[..., None], photo().convert("L")), (grey / 255, photo().convert("L")), (rgba, tmp_path / "rgba.png"),
+        (rgba / 255, tmp_path / "rgba.png"), (grey * np.uint16(257), tmp_path / "deep.png"),
+        (bytearray(encoded(photo())), photo()), (memoryview(encoded(photo())), photo()),
+    ):
+        assert (model.segment(array) == model.segment(same)).all() and model.segment(same).max() > 1
+    wanted = r"an array is \(H, W\), \(H, W, 1\), \(H, W, 3\) or \(H, W, 4\), uint8, uint16 or float from 0 to 1\.$"
+    for array in (rgb.transpose(2, 0, 1), rgb.astype(int), rgb[None], rgb.astype(float), rgb / 127.5 - 1, rgb > 9,
+                  rgb[..., :2], rgb[:0], np.array(3), np.full((4, 4), np.nan), np.full((4, 4), None)):
+        with pytest.raises(UserError, match=rf"the given ndarray cannot be read: it is .* of shape .*; {wanted}"):
+            model.segment(array)
+    for thing, name in ((torch.zeros(3, 40, 60), "Tensor"), (None, "NoneType"), ([[1]], "list"), (7, "int")):
+        with pytest.raises(UserError, match=f"the given {name} cannot be read: it is no path, no bytes of a file, no"):
+            model.segment(thing)
 
 
 def test_labels_are_the_argmax_of_bilinearly_resized_logits(monkeypatch):
@@ -130,10 +186,10 @@ def test_a_zip_whose_paths_lead_outside_is_refused_and_nothing_is_written(run, t
 
 
 @pytest.mark.parametrize("names", [["a.jpg", "A.png"], ["a.jpg", "a.png", "a.png.jpg"], ["a.png", "a.png"],
-                                   ["../a.jpg", "/a.jpg", "//a.jpg", "b/../../a.jpg"]])
+                                   ["\u00e9.jpg", "e\u0301.jpg"], ["../a.jpg", "/a.jpg", "//a.jpg", "b/../../a.jpg"]])
 def test_output_names_are_inside_and_none_twice(names):
     outputs = segment._output_names(names)
-    assert len({name.casefold() for name in outputs}) == len(names)
+    assert len({unicodedata.normalize("NFC", name.casefold()) for name in outputs}) == len(names)
     assert not any(name.startswith("/") or ".." in name.split("/") for name in outputs)
 
 
@@ -143,6 +199,84 @@ def test_photos_of_several_folders_are_told_apart(run, tmp_path):
         photo().save(tmp_path / name / "a.png")
     segment.segment_photos([tmp_path / "one", tmp_path / "two"], "x", tmp_path / "out", device="cpu")
     assert {row["photo"] for row in rows_of(tmp_path / "out")} == {"one/a.png", "two/a.png"}
+
+
+def test_one_result_that_cannot_be_written_costs_no_other_and_is_named(run, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    long = "l" * 248 + ".png"  # 252 letters, and the results' names have more
+    for name in ("a.png", "b.png", "c.png", long, "z.png"):
+        photo().save(photos / name)
+    (out / "a_parts.png" / "kept").mkdir(parents=True)
+    (out / "b_overlay.jpg").mkdir()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["segment", str(photos), "--run", "x", "--out", str(out), "--device", "cpu"])
+    assert caught.value.code == (f"ganseg: out: {out} holds the parts of 2 of 5 photos only, for those of a.png cannot "
+                                 "be written: a folder is where the file should be.")
+    said = capsys.readouterr().out
+    assert "left out, cannot be written: b.png: a folder is where the file should be" in said
+    assert f"left out, cannot be written: {long}: its name is too long" in said and "segmented 2 photos" in said
+    assert [row["photo"] for row in rows_of(out)] == ["c.png"] * 3 + ["z.png"] * 3
+    assert {path.name for path in out.iterdir()} == {"a_parts.png", "b_overlay.jpg", "c_parts.png", "c_overlay.jpg",
+                                                     "z_parts.png", "z_overlay.jpg", "parts.csv"}
+
+
+def test_where_no_room_is_left_segmenting_ends_with_the_table_of_what_is_there(run, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for name in "abc":
+        photo().save(tmp_path / "photos" / f"{name}.png")
+    save = Image.Image.save
+
+    def full(image, path, **options):
+        if "b_overlay" in str(path) or "c_" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match=r"1 of 3 photos only, for those of b.png cannot be written: no room is left\."):
+        segment.segment_photos(tmp_path / "photos", "x", tmp_path / "out", device="cpu")
+    assert {row["mask"] for row in rows_of(tmp_path / "out")} == {"a_parts.png"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_overlay.jpg", "a_parts.png", "parts.csv"]
+
+
+@pytest.mark.parametrize("given, out, sentence", [
+    (["~nosuchuser/x"], "out", "photos: there is no .*/~nosuchuser/x"),
+    (["a.png"], "~nosuchuser/x", "out: ~nosuchuser/x names the folder of a user who is not there"),
+    (["a.png"], "b.txt/out", "b.txt/out: cannot be written, a file is where a folder should be"),
+    (["a.png"], "o" * 300, "o: cannot be written, its name is too long"),
+    (["p" * 300], "out", "photos: there is no .*ppp"),
+])
+def test_paths_that_cannot_be_are_a_sentence(run, tmp_path, monkeypatch, given, out, sentence):
+    monkeypatch.chdir(tmp_path)
+    photo().save("a.png")
+    (tmp_path / "b.txt").write_text("a file")
+    with pytest.raises(UserError, match=sentence):
+        segment.segment_photos(given, "x", out, device="cpu")
+    assert not list(tmp_path.glob("~*"))
+
+
+def test_photos_of_one_name_keep_their_masks_apart_and_the_table_says_whose_each_is(run, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for i, folder in enumerate(("a/photos", "b/photos")):
+        os.makedirs(folder)
+        for name in ("x.png", "x.jpg"):
+            photo(seed=i).save(f"{folder}/{name}")
+        with zipfile.ZipFile(f"{folder[0]}.zip", "w") as archive:
+            archive.writestr("in/x.png", encoded(photo(seed=i)))
+    model = segment.load("x", device="cpu")
+    for out, given, names in (
+        ("folders", ["a/photos", "b/photos"], ["a/photos/x.jpg", "a/photos/x.png", "b/photos/x.jpg", "b/photos/x.png"]),
+        ("files", ["b/photos/x.png", "a/photos/x.png"], ["b/photos/x.png", "a/photos/x.png"]),
+        ("zips", ["a.zip", "b.zip"], ["a.zip/in/x.png", "b.zip/in/x.png"]),
+    ):
+        segment.segment_photos(given, model, tmp_path / out, batch_size=3)
+        rows = rows_of(tmp_path / out)
+        assert [row["photo"] for row in rows[::3]] == names
+        assert len({row["mask"] for row in rows}) == len(names) == len(list((tmp_path / out).rglob("*.png")))
+        for row in rows if out != "zips" else []:
+            with Image.open(tmp_path / out / row["mask"]) as mask:
+                assert (np.asarray(mask) == model.segment(row["photo"])).all()
 
 
 def test_photos_of_which_none_can_be_read_are_an_error_and_leave_no_table(run, tmp_path):

@@ -30,14 +30,20 @@ class Pictures(Facts):
     images: torch.Tensor  # (N, 3, S, S) uint8; mapped from the cache's file, except drawn ones
     names: np.ndarray | list[str]  # N: path within the source
     labels: torch.Tensor | None = None  # (N, S, S) integers, 0 background, parts above, < 0 not known
-    masked: np.ndarray | None = None  # (N,) bool: whose labels are known; None: all that there are
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
+    checksums: np.ndarray | None = None  # (N,) uint32, of the images; None: they are drawn
+    boxes: np.ndarray | None = None  # (N, 4) left, top, width, height of the photo in its square; None: all of it
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
     train: np.ndarray | None = None  # of a whole cache (N,) bool: what is trained on; None: all
     fit: np.ndarray | None = None  # likewise, what regressions and matching are fitted on
 
     def __len__(self):
         return len(self.names)
+
+    @property
+    def masked(self):
+        """(N,) bool: the pictures with labels of which some are known; None: no picture has labels."""
+        return None if self.labels is None else (self.labels >= 0).flatten(1).any(dim=1).numpy()
 
     def take(self, rows):
         """The pictures at some rows (an array of indices). A slice of mapped ones stays mapped, others are gathered."""
@@ -48,8 +54,9 @@ class Pictures(Facts):
         arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
         kept = {name: array[first:last] if is_slice else array.index_select(0, index)
                 for name, array in arrays.items() if array is not None}
-        masked = None if self.masked is None else self.masked[rows]
-        return replace(self, names=[self.names[i] for i in rows], masked=masked, train=None, fit=None, **kept)
+        known = {name: getattr(self, name) for name in ("checksums", "boxes")}
+        kept |= {name: array[rows] for name, array in known.items() if array is not None}
+        return replace(self, names=[self.names[i] for i in rows], train=None, fit=None, **kept)
 
 
 @dataclass(frozen=True, eq=False)

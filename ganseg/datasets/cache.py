@@ -3,11 +3,11 @@
 npy because numpy itself writes and maps it: a map of a million pictures opens at once, and a batch is one gather. Files
 for streaming, such as WebDataset, give no random access, and zarr decompresses whole chunks.
 
-images.npy (N, 3, S, S) uint8 and labels.npy (N, S, S) int16; index.npz, of which zip checks each member: crc (N,), the
-checksum of each row of images and labels, names, landmarks (N, L, 2), masked, train and fit (N,), and facts, in JSON.
+images.npy (N, 3, S, S) uint8 and labels.npy (N, S, S) int16; index.npz, of which zip checks each member: crc (N, 1 or
+2), the checksums of each row of images and of labels, names, landmarks (N, L, 2), train and fit (N,), boxes (N, 4), and
+facts, in JSON.
 """
 
-import functools
 import json
 import os
 import shutil
@@ -18,12 +18,14 @@ import numpy as np
 import torch
 
 from ganseg import files
-from ganseg.datasets import decode
+from ganseg.datasets import decode, kinds
 from ganseg.datasets.base import Facts, Pictures
-from ganseg.datasets.source import printable
+from ganseg.datasets.labels import IGNORED
+from ganseg.datasets.walk import printable
 from ganseg.errors import UserError
 
 CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks all
+MANY_ALIKE = 3  # pictures with a landmark at one and the same place, from which on it is odd
 MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
 FACTS = [field.name for field in fields(Facts)]
 TUPLES = ("landmark_names", "eyes")  # lists in JSON
@@ -59,7 +61,7 @@ def _open_if_whole(folder, check_all):
     try:
         return open_cache(folder, check_all)
     except Exception as error:  # a changed byte can lead anywhere
-        print(f"The cache {folder} is damaged ({decode.reason(error)}) and is built again.", flush=True)
+        print(f"The cache {folder} is damaged ({files.one_line(error)}) and is built again.", flush=True)
         return None
 
 
@@ -67,7 +69,8 @@ def open_cache(folder, check_all=False):
     """The pictures of a cache. Raises ValueError, or what a changed byte leads to, where it is not as written."""
     with np.load(folder / "index.npz", allow_pickle=False) as index:
         known = dict(index)
-    facts, crc, names = json.loads(str(known.pop("facts"))), known.pop("crc"), known.pop("names")
+    facts, names = json.loads(str(known.pop("facts"))), known.pop("names")
+    crc = known.pop("crc").reshape(len(names), -1)
     # "c": a private map that torch may take as writable; nothing is written
     maps = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in facts.pop("maps")}
     _check_rows(maps, names, crc, check_all)
@@ -76,7 +79,7 @@ def open_cache(folder, check_all=False):
     tensors = {name: torch.from_numpy(array) for name, array in maps.items()}
     facts = {name: tuple(value) if name in TUPLES and value else value for name, value in facts.items()}
     skipped = [tuple(pair) for pair in facts.pop("skipped")]
-    return Pictures(names=names, skipped=skipped, **tensors, **known, **facts)
+    return Pictures(names=names, skipped=skipped, checksums=crc[:, 0], **tensors, **known, **facts)
 
 
 def _check_rows(maps, names, crc, check_all):
@@ -86,7 +89,7 @@ def _check_rows(maps, names, crc, check_all):
         if len(array) != n or array.dtype != DTYPES[name]:
             raise ValueError(f"{name}.npy is not what was written")
     for i in range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int):
-        if _checksum(_read_row(array, int(i)) for array in maps.values()) != crc[i]:
+        if [zlib.crc32(_read_row(array, int(i))) for array in maps.values()] != crc[i].tolist():
             raise ValueError(f"picture {i} ({names[i]}) is not what was written")
 
 
@@ -94,11 +97,6 @@ def _read_row(array, i):
     """Row i of a map, read from its file: the map would read far around it."""
     size = array[0].nbytes
     return np.fromfile(array.filename, np.uint8, size, offset=array.offset + i * size)
-
-
-def _checksum(rows):
-    """The checksum of one row of images, then of labels."""
-    return functools.reduce(lambda crc, row: zlib.crc32(row, crc), rows, 0)
 
 
 def _check_room(root, listing, image_size):
@@ -115,7 +113,7 @@ def _decode_all(folder, source, listing, S, crop):
     """Decode pictures and masks into maps of files.
 
     Returns the maps by name, and for each picture the reason why it cannot be read (None: it can), its width and
-    height, and its checksum.
+    height, and the checksum of its row in each map.
     """
     n = len(listing.names)
     arrays = {"images": _create(folder, "images", (n, 3, S, S), DTYPES["images"])}
@@ -126,16 +124,19 @@ def _decode_all(folder, source, listing, S, crop):
         try:
             square, size = decode.read_square(source.read(listing.names[i]), S, crop, listing.upright)
         except Exception as error:  # a damaged archive or file raises nearly anything
-            return decode.reason(error), (0, 0), 0
+            return files.one_line(error), (0, 0), [0] * len(arrays)
         arrays["images"][i] = square.transpose(2, 0, 1)
         mask = listing.masks and listing.masks[i]
+        if listing.masks and not mask:
+            arrays["labels"][i] = IGNORED
         if mask:
             try:
                 data = source.read(mask)
                 arrays["labels"][i] = decode.read_labels(data, size, listing.to_labels, S, crop, listing.upright)
             except Exception as error:
-                raise UserError(f"source: the mask {printable(mask)} cannot be used: {decode.reason(error)}.") from None
-        return None, size, _checksum(array[i] for array in arrays.values())
+                why = files.one_line(error)
+                raise UserError(f"source: the mask {printable(mask)} cannot be used: {why}.") from None
+        return None, size, [zlib.crc32(array[i]) for array in arrays.values()]
 
     reasons, sizes, crc = zip(*decode.in_parallel(work, n), strict=True)
     return arrays, reasons, np.array(sizes, np.int64), np.array(crc, np.uint32)
@@ -150,24 +151,27 @@ def _write(folder, source, listing, S, crop):
         name, why = skipped[0]
         raise UserError(f"source: none of {len(reasons):,} pictures can be read; {name}: {why}.")
     if skipped:
+        kinds.say_skipped(skipped, len(reasons))
         for name, array in maps.items():
             _keep_rows(folder, name, array, readable)
         listing, sizes, crc = listing.take(readable), sizes[readable], crc[readable]
     known = {"train": listing.train, "fit": listing.fit}
+    if crop == "pad":
+        known["boxes"] = np.array([decode.photo_box(size, S, crop) for size in sizes.tolist()])
     if listing.landmarks is not None:
-        known["landmarks"] = _to_square(_landmarks_inside(listing, sizes), sizes, S, crop).astype(np.float32)
-    if listing.masks is not None:
-        known["masked"] = np.array([mask is not None for mask in listing.masks])
+        points = _landmarks_inside(listing, sizes)
+        known["landmarks"] = _to_square(points, sizes, S, crop, known.get("boxes")).astype(np.float32)
     names = np.array([printable(name) for name in listing.names])
     facts = {"maps": list(maps), "skipped": skipped, **{name: getattr(listing, name) for name in FACTS}}
     np.savez(folder / "index.npz", crc=crc, names=names, facts=json.dumps(facts), **known)
 
 
-def _to_square(points, sizes, S, crop):
+def _to_square(points, sizes, S, crop, boxes=None):
     """Pixels of the pictures to [-1, 1] of their squares, S pixels wide.
 
     points  (N, L, 2) x, y in pixels; pixel centres are whole numbers
     sizes   (N, 2) width and height in pixels
+    boxes   (N, 4) where the pictures lie in their squares, as of decode.photo_box; None: they fill them
     Returns (N, L, 2), NaN where the crop cuts the point away. Pixel x of a picture W wide is at x S / W of the square,
     as in the released evaluation; -1 and 1 are the square's outer pixel centres.
     """
@@ -175,14 +179,15 @@ def _to_square(points, sizes, S, crop):
     offset = (sizes[:, None] - shown) / 2
     points = points - offset
     kept = ((points >= 0) & (points < shown) | (offset == 0)).all(axis=-1, keepdims=True)
-    return np.where(kept, 2 * points / shown * S / (S - 1) - 1, np.nan)
+    corner, side = (0, S) if boxes is None else (boxes[:, None, :2], boxes[:, None, 2:])
+    return np.where(kept, 2 * (corner + points / shown * side) / (S - 1) - 1, np.nan)
 
 
 def _landmarks_inside(listing, sizes):
-    """The landmarks, NaN where outside their picture. Raises UserError where too many are outside."""
-    points = np.array(listing.landmarks, np.float64)
-    with np.errstate(invalid="ignore"):
-        outside = ((points < -1) | (points > sizes[:, None])).any(axis=-1)  # a pixel of tolerance
+    """The landmarks, NaN where coded as missing or outside their picture. Raises UserError where too many are."""
+    points = _without_codes(np.array(listing.landmarks, np.float64))
+    _check_plausible(points, listing.landmark_names)
+    outside = _outside(points, sizes)
     if outside.any():
         i, j = np.argwhere(outside)[0]
         x, y = points[i, j]
@@ -190,10 +195,43 @@ def _landmarks_inside(listing, sizes):
         where = (f"{int(outside.sum()):,} landmarks lie outside their pictures, the first is {which}: "
                  f"({x:g}, {y:g}) in {sizes[i][0]} x {sizes[i][1]} pixels")
         if outside.sum() > MAX_OUTSIDE * np.isfinite(points).all(axis=-1).sum():
-            raise UserError(f"source: {where}; x, y are expected in pixels of the picture.")
+            swapped = "" if _outside(points[..., ::-1], sizes).any() else "; all lie inside with x and y exchanged"
+            raise UserError(f"source: {where}; x, y are expected in pixels of the picture{swapped}.")
         print(f"{where}; they count as missing.", flush=True)
         points[outside] = np.nan
     return points
+
+
+def _outside(points, sizes):
+    """Which landmarks lie outside their picture, with a pixel of tolerance: (N, L) bool."""
+    with np.errstate(invalid="ignore"):
+        return ((points < -1) | (points > sizes[:, None])).any(axis=-1)
+
+
+def _without_codes(points):
+    """Landmarks with NaN for -1, -1, and for 0, 0 where some picture has several there, which are codes of missing."""
+    corner = (points == 0).all(axis=-1)
+    are_codes = (corner.sum(axis=1) > 1).any()
+    missing = (points == -1).all(axis=-1) | (corner & are_codes)
+    corner &= ~missing
+    if missing.any():
+        print(f"{missing.sum():,} landmarks are at (-1, -1) or (0, 0) and count as missing.", flush=True)
+    if corner.any():
+        print(f"{corner.sum():,} landmarks are at (0, 0); where one is missing, leave its cells empty.", flush=True)
+    return np.where(missing[..., None], np.nan, points)
+
+
+def _check_plausible(points, names):
+    """Raise UserError where landmarks are shares of the picture, no pixels; say which is the same everywhere."""
+    known = np.isfinite(points).all(axis=-1)
+    if known.any() and np.abs(points[known]).max() <= 1 and (points[known] % 1).any():
+        raise UserError(f"source: all {known.sum():,} landmarks lie between {points[known].min():g} and "
+                        f"{points[known].max():g}; x, y are expected in pixels of the picture, not as shares of it.")
+    for j, name in enumerate(names):
+        places = points[known[:, j], j]
+        if len(places) >= MANY_ALIKE and (places == places[0]).all():
+            print(f"The landmark {name} is at ({places[0, 0]:g}, {places[0, 1]:g}) in all {len(places):,} pictures; "
+                  "look whether it is right.", flush=True)
 
 
 def _create(folder, name, shape, dtype):

@@ -8,8 +8,8 @@ import torchvision
 from PIL import Image
 
 from ganseg.datasets.base import Listing, Wanted
-from ganseg.datasets.decode import FORMATS, in_parallel
-from ganseg.datasets.source import EXTENSIONS
+from ganseg.datasets.decode import in_parallel
+from ganseg.datasets.kinds import EXTENSIONS, FORMATS
 
 ARCHIVES = {"img_align_celeba.zip": "img_align_celeba/"}
 OBTAIN = (

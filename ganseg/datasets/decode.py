@@ -3,6 +3,7 @@
 import contextlib
 import io
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -16,9 +17,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ganseg import files
+from ganseg.datasets import kinds
+from ganseg.datasets.labels import IGNORED
 from ganseg.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "DIB")  # by content; keeps EPS and its like out
+NEW_SUBFILE_TYPE = 254  # TIFF tag; its first bit marks a preview
 MAX_THREADS = 8  # each holds one picture at its own size
 MANY = 1000  # pictures from which on processes pay
 AHEAD = 8192  # pictures asked for at a time
@@ -33,7 +36,7 @@ GREY_TOPS = {"F": (1, 255, 65535), "I": (255, 65535)}  # what white may be in gr
 def open_upright(source):
     """One picture at its own size, its first frame if it moves.
 
-    source  bytes of a file, or its path
+    source  bytes of a file, its path, or a picture as of _given
     Returns an RGB PIL image, turned as EXIF says, transparent pixels over white. 16 bit grey keeps its full
     range. Other grey of more than 8 bits is scaled by the range it uses.
     Raises ValueError with the reason when it cannot be read.
@@ -44,9 +47,9 @@ def open_upright(source):
 def read_square(source, image_size, crop, upright=True):
     """One picture as a square.
 
-    source      bytes of a file, or its path
+    source      bytes of a file, its path, or a picture as of _given
     image_size  side S in pixels
-    crop        "squeeze" changes the aspect ratio, "center" cuts the middle out
+    crop        "squeeze" changes the aspect ratio, "center" cuts the middle out, "pad" repeats the edges
     upright     whether to turn it as EXIF says
     Returns uint8 (S, S, 3) and the picture's own (width, height). Raises ValueError with the reason when it cannot be
     read.
@@ -54,7 +57,14 @@ def read_square(source, image_size, crop, upright=True):
     # JPEG decodes at 1/2, 1/4 or 1/8 where that leaves four pixels or more, each way, for one of the square.
     # A 12 megapixel photo takes an eighth of the time, and colours change by less than 1 of 255 on average.
     picture, size = _decode(source, smallest=4 * image_size, upright=upright)
-    return np.asarray(_square(picture, image_size, crop, Image.Resampling.LANCZOS)), size
+    box = photo_box(size, image_size, crop)
+    return _pad(_fit(picture, box, crop, Image.Resampling.LANCZOS), box, image_size, mode="edge"), size
+
+
+def photo_box(size, image_size, crop):
+    """Where a picture of some size (width, height) lies in its square: left, top, width, height, in whole pixels."""
+    w, h = (max(1, round(image_size * side / max(size))) if crop == "pad" else image_size for side in size)
+    return (image_size - w) // 2, (image_size - h) // 2, w, h
 
 
 def read_labels(data, size, to_labels, image_size, crop, upright=True):
@@ -62,20 +72,28 @@ def read_labels(data, size, to_labels, image_size, crop, upright=True):
 
     data       bytes of the file
     size       width and height of the upright picture, which the mask must have too
-    to_labels  function of the mask (a PIL image) and of resize(image, resample), which makes a square of it as
-               `crop` says; returns labels (S, S), e.g. labels.index_labels
-    Returns integers (S, S), 0 background, below 0 where not known. Raises ValueError with the reason when it cannot be
-    read or does not fit.
+    to_labels  function of the mask (a PIL image) and of resize(image, resample), which makes it as large as its
+               picture in the square; returns labels of that size, e.g. labels.index_labels
+    Returns int16 (S, S), 0 background, below 0 where not known or where the picture does not reach. Raises ValueError
+    with the reason when it cannot be read or does not fit.
     """
     mask = _decode(data, upright=upright, convert=Image.Image.copy)[0]
     if mask.size != tuple(size):
         raise ValueError(f"it is {mask.size[0]} x {mask.size[1]} pixels, its picture {size[0]} x {size[1]}")
-    return to_labels(mask, lambda image, resample: _square(image, image_size, crop, resample))
+    box = photo_box(size, image_size, crop)
+    labels = to_labels(mask, lambda image, resample: _fit(image, box, crop, resample))
+    return _pad(np.asarray(labels, np.int16), box, image_size, constant_values=IGNORED)
 
 
-def _square(image, image_size, crop, resample):
-    size = image_size, image_size
-    return ImageOps.fit(image, size, resample) if crop == "center" else image.resize(size, resample)
+def _fit(image, box, crop, resample):
+    return ImageOps.fit(image, box[2:], resample) if crop == "center" else image.resize(box[2:], resample)
+
+
+def _pad(image, box, image_size, **how):
+    """An image (h, w, ...) at its place in a square; `how` is numpy's to fill the rest."""
+    left, top, w, h = box
+    sides = [(top, image_size - h - top), (left, image_size - w - left), (0, 0)]
+    return np.pad(image, sides[: np.ndim(image)], **how)
 
 
 def _orientation(picture):
@@ -110,10 +128,15 @@ def _eight_bits(picture):
 def _decode(source, smallest=None, upright=True, convert=_rgb):
     """The upright, converted picture and its own (width, height). JPEG may come as small as `smallest` each way."""
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if not isinstance(source, bytes | bytearray | memoryview | str | os.PathLike):
+            picture = _given(source)
+            return convert(picture), picture.size
+        data = Path(source).read_bytes() if isinstance(source, str | os.PathLike) else bytes(source)
         if not data:
             raise ValueError("the file is empty")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with Image.open(io.BytesIO(data), formats=kinds.FORMATS) as picture:
+            if picture.format == "TIFF" and picture.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:
+                raise ValueError("it shows a preview only, as raw files of cameras do: convert it to JPEG")
             size = picture.size
             if smallest:
                 picture.draft(None, (smallest, smallest))
@@ -126,15 +149,29 @@ def _decode(source, smallest=None, upright=True, convert=_rgb):
             elif orientation >= 5:
                 size = size[::-1]
         return turned, size
+    except UnidentifiedImageError as error:
+        raise ValueError(kinds.why_no_picture(data) or kinds.UNKNOWN) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-        raise ValueError(reason(error)) from error
+        raise ValueError(files.one_line(error)) from error
 
 
-def reason(error):
-    """Why a picture cannot be read, in one line."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture of a known format"
-    return files.one_line(error)
+def _given(picture):
+    """A PIL image as it is, not turned; or of an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+
+    Arrays are uint8, uint16 or float in [0, 1]. Raises ValueError for anything else.
+    """
+    if isinstance(picture, Image.Image):
+        return picture
+    if not isinstance(picture, np.ndarray):
+        raise ValueError("it is no path, no bytes of a file, no PIL image and no numpy array")
+    white = {"uint8": 255, "uint16": 65535}.get(picture.dtype.name, 1)
+    is_known = white > 1 or picture.dtype.kind == "f"
+    is_shaped = picture.size and (picture.ndim == 2 or picture.ndim == 3 and picture.shape[2] in (1, 3, 4))
+    if not (is_known and is_shaped and picture.min() >= 0 and picture.max() <= white):
+        raise ValueError(f"it is {picture.dtype} of shape {picture.shape}; an array is (H, W), (H, W, 1), (H, W, 3) or "
+                         "(H, W, 4), uint8, uint16 or float from 0 to 1")
+    eight_bits = picture if white == 255 else np.rint(picture * (255 / white)).astype(np.uint8)
+    return Image.fromarray(eight_bits[..., 0] if picture.shape[2:] == (1,) else eight_bits)
 
 
 def in_parallel(work, n, doing="read"):

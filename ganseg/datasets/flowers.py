@@ -10,8 +10,8 @@ import torchvision
 from PIL import Image
 from scipy.io import loadmat
 
+from ganseg import files
 from ganseg.datasets.base import Listing, Wanted
-from ganseg.datasets.decode import reason
 
 ARCHIVES = {"102flowers.tgz": "jpg/", "102segmentations.tgz": "segmim/"}
 OBTAIN = (
@@ -72,7 +72,7 @@ def _read_ids(source, key):
         splits = loadmat(io.BytesIO(source.read(path)))
         ids = splits[key].ravel().astype(np.int64).tolist() if key in splits else None
     except Exception as error:  # loadmat raises nearly anything on a damaged file
-        raise source.error(f"has a damaged {path} ({reason(error)}); download it again.") from None
+        raise source.error(f"has a damaged {path} ({files.one_line(error)}); download it again.") from None
     if ids is None:
         raise source.error(f"has no {key} in {path}, which should hold trnid, valid and tstid.")
     return ids

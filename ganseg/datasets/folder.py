@@ -8,15 +8,18 @@ landmarks.csv   columns file, optionally split (train or test), and NAME_x, NAME
 """
 
 import functools
+import hashlib
 import math
+import unicodedata
 
 import numpy as np
 
+from ganseg import files
 from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.labels import index_labels
 from ganseg.datasets.layout import TABLE, read_layout
-from ganseg.datasets.source import is_picture
 from ganseg.datasets.table import read_table
+from ganseg.datasets.walk import printable
 
 ARCHIVES = {}
 OBTAIN = "a folder, zip or tar of your own pictures"
@@ -25,6 +28,7 @@ WANTED = [
     Wanted("landmarks.csv", "errors of landmarks", required=False),
 ]
 PUBLISHED = {}
+BY_HASH = "a hash of their names, which takes about half of the annotated ones"
 N_TEST = 500  # pictures shown where nothing is annotated
 
 
@@ -32,17 +36,18 @@ def list_split(source, split, cfg):
     """One split of a source of own pictures.
 
     The table's column `split` divides them, else folders named train, val and test. A picture that neither names is for
-    training. Without both, every second annotated picture is for testing. Without annotations nothing can be tested on:
-    "train" is all pictures, and "test" an even spread of 500 of them, on which to show detections.
+    training. Without both, about half of the annotated pictures are for testing, by a hash of their names. Without
+    annotations nothing can be tested on: "train" is all pictures, and "test" an even spread of 500 of them, on which to
+    show detections.
     Returns a Listing. Raises UserError when there is no picture, or a table or mask does not fit.
     """
-    if source.path.is_file() and is_picture(source.path.name):
+    if source.names == [source.path.name]:
         raise source.error("is one picture; it should be a folder or zip of pictures.")
     layout = read_layout(source)
     names, mask_of = layout.pictures, layout.mask_of
     landmark_names, landmarks, split_of = _read_tables(source, layout)
     for note in layout.notes if split == "train" else []:  # once
-        print(f"{cfg.dataset}: {note}", flush=True)
+        print(printable(files.one_line(f"{cfg.dataset}: {note}")), flush=True)
     annotated = [name for name in names if name in mask_of or name in landmarks]
     chosen, split_by = _choose(names, split, annotated, {**layout.split_of, **split_of})
     split_by = split_by if split_of or not layout.split_of else "their folders"
@@ -71,11 +76,23 @@ def _choose(names, split, annotated, split_of):
     """The pictures of a split, and what the split was made by."""
     if split_of:
         return [name for name in names if split_of.get(name, "train") == split], TABLE
-    test = set(annotated[1::2] or annotated)
-    if test:
-        return [name for name in names if (name in test) == (split == "test")], "every second annotated picture"
+    if annotated:
+        test = _test_half(annotated)
+        return [name for name in names if (name in test) == (split == "test")], BY_HASH
     n = len(names) if split == "train" else min(N_TEST, len(names))
     return [names[i * len(names) // n] for i in range(n)], "nothing: test pictures are training pictures too"
+
+
+def _test_half(annotated):
+    """The annotated pictures that are tested on. What another picture is does not change it, but for the first two."""
+    by_hash = sorted(annotated, key=_hash)
+    n = sum(_hash(name) < "8" for name in by_hash)
+    return set(by_hash[: min(max(n, 1), max(len(by_hash) - 1, 1))])
+
+
+def _hash(name):
+    """A text of hexadecimal digits, the same for both ways in which Unicode writes a name."""
+    return hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "replace")).hexdigest()
 
 
 def _read_tables(source, layout):

@@ -48,23 +48,24 @@ def _smoothed(labels):
 
 def label_shares(photos):
     """{label: share of the pixels} of the pictures with masks, IGNORED and SOFT among them; {} without any."""
-    known = np.ones(len(photos), bool) if photos.masked is None else photos.masked
-    rows = [] if photos.labels is None else np.flatnonzero(known)
     counts = np.zeros(256 - SOFT, int)
-    for i in rows:
-        counts += np.bincount(photos.labels[i].numpy().ravel().astype(int) - SOFT, minlength=len(counts))
+    for one in [] if photos.labels is None else photos.labels.numpy():
+        if one.max() >= 0:
+            counts += np.bincount(one.ravel().astype(int) - SOFT, minlength=len(counts))
     return {int(i) + SOFT: counts[i] / counts.sum() for i in np.flatnonzero(counts)}
 
 
-def doubts(photos, what):
-    """Sentences on what masks were not taken for labels, or perhaps should not be.
+def say_doubts(photos, what):
+    """Print what masks hold that was not taken for labels, or perhaps should not be. Returns it, or "none".
 
     what  the pictures, for the sentence: "test pictures"
     """
-    shares = label_shares(photos)
+    shares, said = label_shares(photos), []
     if SOFT in shares:
-        yield (f"The masks of the {what} have smoothed edges: {shares[SOFT]:.1%} of the pixels lie between labels and "
-               "count in no metric. Save masks without smoothing (nearest neighbour, no JPEG) to count them too.")
+        said.append(f"The masks of the {what} have smoothed edges: {shares[SOFT]:.1%} of the pixels lie between labels "
+                    "and count in no metric. Save masks without smoothing (nearest neighbour, no JPEG) to count all.")
     if VOID in shares and len([label for label in shares if label > 0]) > 1:
-        yield (f"Label {VOID} covers {shares[VOID]:.1%} of the masks of the {what} and counts as a part; if it means "
-               f"void, leave it out with -p ignore_label {VOID}.")
+        said.append(f"Label {VOID} covers {shares[VOID]:.1%} of the masks of the {what} and counts as a part; if it "
+                    f"means void, leave it out with -p ignore_label {VOID}.")
+    print(*[f"{sentence}\n" for sentence in said], sep="", end="", flush=True)
+    return " ".join(said) or "none"

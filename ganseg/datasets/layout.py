@@ -1,14 +1,15 @@
 """What the files of own pictures are, told by their paths: pictures, their masks, tables of landmarks, and splits."""
 
+import functools
 import io
+import os
 import re
 import unicodedata
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from PIL import Image
 
-from ganseg.datasets.source import NO_PICTURES, printable
+from ganseg.datasets.source import NO_PICTURES
 
 TABLE = "landmarks.csv"
 SPLITS = ("train", "val", "test")
@@ -55,14 +56,14 @@ def read_layout(source):
     pictures = [name for name, path in parsed.items() if path.role == "picture"]
     by_path = _by_path(pictures, parsed)
     labels = [name for name, path in parsed.items() if path.role == "label"]
-    if not any((parsed[name].folders, stem) in by_path for name in labels for stem in _stems(parsed[name])):
+    if labels and not any((parsed[name].folders, s) in by_path for name in labels for s in _stems(parsed[name])):
         pictures += labels  # photos of labels
         by_path = _by_path(pictures, parsed)
     masks = {name for name, path in parsed.items() if path.role in ("mask", "label")}.difference(pictures)
     masks |= {name for name in pictures if any((parsed[name].folders, s) in by_path for s in _stems(parsed[name])[1:])}
     wrong = next((name for name in sorted(masks) if not name.lower().endswith(".png")), None)
     if wrong:
-        raise source.error(f"holds {printable(wrong)} where masks lie or as masks are named; masks are grey or palette "
+        raise source.error(f"holds {wrong} where masks lie or as masks are named; masks are grey or palette "
                            "png (other formats change labels), and pictures lie elsewhere.")
     pictures = sorted(set(pictures) - masks)
     if not pictures:
@@ -71,16 +72,22 @@ def read_layout(source):
     notes = []
     others = [name for name, path in parsed.items() if path.role == "other"]
     if others:
-        notes.append(f"{len(others):,} masks of instances are left out, the first is {printable(others[0])}.")
+        notes.append(f"{len(others):,} masks of instances are left out, the first is {others[0]}.")
     mask_of = _match_masks(source, pictures, sorted(masks), parsed, notes)
-    tables = [name for name in source.names if PurePosixPath(name).name.casefold() == TABLE]
+    tables = [name for name in source.names if name.rpartition("/")[2].casefold() == TABLE]
     return Layout(pictures, mask_of, tables, _split_by_folder(pictures, parsed, notes), notes)
 
 
 def _parse(name):
-    *folders, file = PurePosixPath(unicodedata.normalize("NFC", name)).parts
+    parent, _, file = unicodedata.normalize("NFC", name).rpartition("/")
+    return _Parsed(*_parse_folders(parent), os.path.splitext(file)[0])
+
+
+@functools.lru_cache(2**16)
+def _parse_folders(parent):
+    """The role, split and folders of _Parsed."""
     role, split, kept = "picture", None, []
-    for folder in folders:
+    for folder in parent.split("/"):
         words = re.findall(r"\d+|[^\W\d_]+|[^\w -]", folder.casefold())
         roles = [word if word.isdigit() else ROLES.get(word) for word in words]
         if None in roles or not set(roles) & set(WORDS):
@@ -89,7 +96,7 @@ def _parse(name):
         split = split or next((r for r in roles if r in SPLITS), None)
         role = next((r for r in roles if r in ("mask", "label", "other")), role)
         kept.append("".join(r for r in roles if r in SPLITS or r.isdigit()))
-    return _Parsed(role, split, "/".join(filter(None, kept)), PurePosixPath(file).stem)
+    return role, split, "/".join(filter(None, kept))
 
 
 def _stems(path):
@@ -110,6 +117,8 @@ def _by_path(pictures, parsed):
 
 def _match_masks(source, pictures, masks, parsed, notes):
     """{picture: its mask}, by path without the folders of WORDS, else by file name where that is unique."""
+    if not masks:
+        return {}
     by_path, by_stem = _by_path(pictures, parsed), {}
     for (_, stem), names in by_path.items():
         by_stem.setdefault(stem, []).extend(names)
@@ -119,18 +128,18 @@ def _match_masks(source, pictures, masks, parsed, notes):
         candidates = [by_path.get((parsed[mask].folders, s)) for s in stems] + [by_stem.get(s) for s in stems]
         found = next(filter(None, candidates), [])
         if len(found) > 1:
-            raise source.error(f"holds several pictures for the mask {printable(mask)}: "
-                               f"{printable(', '.join(found[:3]))}; put masks in subfolders as the pictures are, or "
+            raise source.error(f"holds several pictures for the mask {mask}: "
+                               f"{', '.join(found[:3])}; put masks in subfolders as the pictures are, or "
                                "rename them.")
         if not found:
             unused.append(mask)
         elif mask_of.setdefault(found[0], mask) != mask:
-            raise source.error(printable(f"holds two masks for {found[0]}: {mask_of[found[0]]} and {mask}."))
-    if masks and not mask_of:
-        raise source.error(f"holds {len(masks):,} masks, none named as a picture; the first is {printable(masks[0])}.")
+            raise source.error(f"holds two masks for {found[0]}: {mask_of[found[0]]} and {mask}.")
+    if not mask_of:
+        raise source.error(f"holds {len(masks):,} masks, none named as a picture; the first is {masks[0]}.")
     if unused:
         notes.append(f"{len(unused):,} of {len(masks):,} masks are named as no picture, the first is "
-                     f"{printable(unused[0])}.")
+                     f"{unused[0]}.")
     return mask_of
 
 
@@ -147,17 +156,17 @@ def _split_by_folder(pictures, parsed, notes):
     outside = [name for name in pictures if name not in split_of]
     if outside:
         notes.append(f"{len(outside):,} pictures lie in no folder of a split and are trained on, the first is "
-                     f"{printable(outside[0])}.")
+                     f"{outside[0]}.")
     return split_of
 
 
 def _check_no_mask_among(source, pictures):
     """Raise UserError where a picture looks like a mask and others do not. A png of each folder is looked into."""
-    first = {PurePosixPath(name).parent: name for name in reversed(pictures) if name.lower().endswith(".png")}
+    first = {name.rpartition("/")[0]: name for name in reversed(pictures) if name.lower().endswith(".png")}
     few = sorted(first.values())[:: max(1, len(first) // N_LOOKED_INTO)]
     alike = [name for name in few if _is_like_a_mask(source, name)]
     if alike and (len(alike) < len(few) or not all(name.lower().endswith(".png") for name in pictures)):
-        raise source.error(f"holds {printable(alike[0])}, which looks like a mask (one number per pixel, few values), "
+        raise source.error(f"holds {alike[0]}, which looks like a mask (one number per pixel, few values), "
                            "among pictures that do not; put masks into a folder masks/, named as their pictures, or "
                            "move such files away.")
 

@@ -3,11 +3,11 @@
 import contextlib
 import errno
 import functools
-import hashlib
 import io
 import lzma
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import threading
@@ -16,40 +16,29 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from ganseg import files
+from ganseg.datasets import kinds
+from ganseg.datasets.kinds import EXTENSIONS, is_picture
+from ganseg.datasets.walk import fingerprint, is_clutter, open_file, printable, walk
 from ganseg.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-CLUTTER = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 NO_PICTURES = (f"holds no pictures; looked for {', '.join(EXTENSIONS)} in any letter case, in subfolders too, hidden "
-               "files left out.")
+               "files left out, and into files of unknown endings.")
 MAX_BYTES = 2**30  # of one unpacked file: an archive can hold terabytes of zeros
 
 
 def locate(path, wanted, called="source"):
-    """The path a user named: from the working directory, else from the project root.
+    """The path a user named, see files.absolute.
 
     wanted  what it should be, for the message when it is not set
     Raises UserError when it is not set or not there.
     """
     if not path:
         raise UserError(f"{called}: is not set; name {wanted}.")
-    path = os.path.expanduser(path)  # which leaves ~nobody as it is
-    candidates = [Path(path), files.ROOT / path]
-    for candidate in candidates:
-        if os.path.exists(candidate):  # no error for a name that is too long
-            return candidate.absolute()
-    looked = " or ".join(dict.fromkeys(str(candidate.absolute()) for candidate in candidates))
-    raise UserError(f"{called}: there is no {looked}; name {wanted}.")
-
-
-def fingerprint(path):
-    """A text that changes when a file of a folder, or the archive, is added, removed or changed."""
-    path = Path(path)
-    digest = hashlib.sha256()
-    for name, stat in _walk(path) if path.is_dir() else [(path.name, path.stat())]:
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "replace"))
-    return digest.hexdigest()
+    found = files.absolute(path)
+    if not os.path.exists(found):
+        raise UserError(f"{called}: there is no {found}; name {wanted}.")
+    return found
 
 
 class Source(contextlib.AbstractContextManager):
@@ -88,10 +77,10 @@ class Source(contextlib.AbstractContextManager):
         with self.open(name) as file:
             return file.read()
 
-    def open(self, name):
-        """A file opened for reading bytes. In a folder, what is not read stays on the disk."""
+    def open(self, name, size=-1):
+        """A file opened for reading bytes, of a zip only `size`. In a folder, what is not read stays on the disk."""
         opened, inside = self._files[name]
-        return opened(inside)
+        return opened(inside, size)
 
     def read_lines(self, name):
         """A text file's lines, without a byte order mark. Raises UserError when it is damaged."""
@@ -115,12 +104,15 @@ class Source(contextlib.AbstractContextManager):
         return min(matches, key=lambda path: (path.count("/"), path), default=None)
 
     def pictures(self):
-        """The names that are pictures by their ending."""
-        return [name for name in self.names if is_picture(name)]
+        """The names that are pictures by their ending, or else neither texts nor other files by ending.
+
+        Those that can be no picture by their first bytes are among them. Opening them raises the reason.
+        """
+        return [name for name in self.names if is_picture(name) or self._may_be_picture(name)]
 
     def error(self, sentence):
         """A UserError about this source."""
-        return UserError(f"{self.called}: {self.path} {sentence}")
+        return UserError(printable(files.one_line(f"{self.called}: {self.path} {sentence}")))
 
     def check_all_in(self, known, names, what):
         """Raise UserError where some of the names are not known, saying how many of what, and the first."""
@@ -128,27 +120,52 @@ class Source(contextlib.AbstractContextManager):
         if absent:
             raise self.error(f"lacks {len(absent):,} of {len(names):,} {what}, the first is {absent[0]}.")
 
+    def _may_be_picture(self, name):
+        """Whether an unknown file may be meant as a picture; one that is none is from now on opened as the reason."""
+        if kinds.is_other(name):
+            return False
+        try:
+            with self.open(name, kinds.HEAD_BYTES) as file:
+                head = file.read(kinds.HEAD_BYTES)
+        except Exception:  # a damaged zip member raises nearly anything, and does so again when it is read
+            return True
+        if kinds.is_other(name, head):
+            return False
+        why = kinds.why_no_picture(head)
+        if why:
+            self._files[name] = _raise, why
+        return True
+
     def _mount(self, path, prefix=""):
         """Add the files of a folder, archive or picture; those that are there already stay."""
         if not os.path.exists(path):
             raise UserError(f"{self.called}: there is no {path.absolute()}.")
+        is_zip = path.suffix.lower() == ".zip" or not is_picture(path.name) and zipfile.is_zipfile(path)
         if path.is_dir():
-            names, opened = [name for name, _ in _walk(path)], lambda name: open(path / name, "rb")
+            found = dict(walk(path))
+            names, opened = list(found), lambda name, size: open_file(path / name)
+            lost = [name for name in names if stat.S_ISLNK(found[name].st_mode) and not is_picture(name)]
+            if lost:  # such pictures are listed as unreadable
+                print(f"{path}: {len(lost):,} links lead nowhere, the first is {printable(lost[0])}.", flush=True)
         elif path.is_file() and path.name.lower().endswith(TAR):
             return self._mount(self._unpacked(path), prefix)
-        elif path.is_file() and is_picture(path.name):
-            names, opened = [path.name], lambda name: open(path, "rb")
-        elif path.is_file() and (path.suffix.lower() == ".zip" or zipfile.is_zipfile(path)):
+        elif path.is_file() and is_zip:
             archive = _Zip(path, self.called)
             names, opened = archive.members, archive.open
         elif ".7z" in path.suffixes and path.is_file():
             raise UserError(f"{self.called}: {path} is a 7z archive: unpack it first (7z x {path.name}) and name the "
                             "folder.")
         else:
-            raise UserError(f"{self.called}: {path} is neither a folder nor a zip or tar of pictures nor a picture "
-                            f"({', '.join(EXTENSIONS)}).")
+            why = "it is no file"
+            if path.is_file():
+                with open(path, "rb") as file:
+                    why = None if is_picture(path.name) else kinds.why_no_picture(file.read(kinds.HEAD_BYTES))
+            if why:
+                raise UserError(f"{self.called}: {path} is neither a folder nor a zip or tar of pictures nor a picture "
+                                f"({', '.join(EXTENSIONS)}): {why}.")
+            names, opened = [path.name], lambda name, size: open_file(path)
         for name in names:
-            if not _is_clutter(prefix + name):
+            if not is_clutter(prefix + name):
                 self._files.setdefault(prefix + name, (opened, name))
 
     def _unpacked(self, path):
@@ -189,13 +206,14 @@ class _Zip:
                 raise UserError(f"{called}: {path} holds {name!r}, a path that leads out of the archive; such an "
                                 "archive is not opened.")
 
-    def open(self, name):
-        if self.members[name].file_size > MAX_BYTES:
+    def open(self, name, size=-1):
+        if size < 0 and self.members[name].file_size > MAX_BYTES:
             raise ValueError(f"{self.members[name].file_size:,} bytes are too many for one picture")
         with self.lock:
             if self.pid != os.getpid():  # forked processes would share one position in the file
                 self.archive, self.pid = zipfile.ZipFile(self.path), os.getpid()
-            return io.BytesIO(self.archive.read(self.members[name]))
+            with self.archive.open(self.members[name]) as file:
+                return io.BytesIO(file.read(size))
 
 
 def _unpack(path, folder, called):
@@ -221,42 +239,8 @@ def _unpack(path, folder, called):
                         "incomplete, copy or download it again.") from None
 
 
-def _walk(root, prefix="", seen=None):
-    """(name, stat) of all files below a folder but clutter, sorted. Links are followed, but not in a circle.
-
-    Where runs are kept nothing is read, for their pictures are no photos, unless the folder itself lies in there.
-    """
-    here = os.path.realpath(root)
-    if seen is None:
-        outputs = os.path.realpath(files.outputs_root())
-        if here == outputs:
-            raise UserError(f"source: {root} is the folder of all runs; name a folder of pictures.")
-        seen = frozenset() if here.startswith(outputs + os.sep) else frozenset({outputs})
-    if here in seen:
-        return
-    try:
-        with os.scandir(root) as entries:
-            entries = sorted((entry for entry in entries if not _is_clutter(entry.name)), key=lambda entry: entry.name)
-    except PermissionError:
-        raise UserError(f"source: {root} may not be read; change its permissions or move it away.") from None
-    for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{prefix}{entry.name}/", seen | {here})
-        elif entry.is_file():
-            yield prefix + entry.name, entry.stat()
-
-
-def is_picture(name):
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
-
-
-def _is_clutter(name):
-    return any(part.startswith(".") or part in CLUTTER for part in PurePosixPath(name).parts)
-
-
-def printable(name):
-    """A file name in a form that can be printed, which names that are not UTF-8 cannot."""
-    return name.encode("utf-8", "replace").decode()
+def _raise(reason, size):
+    raise ValueError(reason)
 
 
 def list_pictures(path, called="source"):

@@ -261,11 +261,11 @@ def peak_gb(cfg, way, device):
         torch.cuda.reset_peak_memory_stats()
     elif clear.exists():
         devices.keep_freed_memory(False)
-        clear.write_text("5")  # the peak so far is forgotten
+        clear.write_text("5", encoding="utf-8")  # the peak so far is forgotten
     trainer.seconds(2)
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text()) if clear.exists() else None
+    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text("utf-8")) if clear.exists() else None
     return int(peak[1]) * 1024 / 1e9 if peak else float("nan")
 
 

@@ -83,7 +83,7 @@ def _shares(record):
 def load_published():
     """The numbers of params/published.yaml: a DataFrame with system, dataset, metric, value, source and setting."""
     rows = []
-    for entry in yaml.safe_load((config.ROOT / "params" / "published.yaml").read_text()):
+    for entry in yaml.safe_load((config.ROOT / "params" / "published.yaml").read_text(encoding="utf-8")):
         for setting, *values in entry["rows"]:
             for (dataset, metric), value in zip(entry["columns"], values, strict=True):
                 rows.append({"system": entry["system"], "dataset": dataset, "metric": metric, "value": value,

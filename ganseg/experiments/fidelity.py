@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganseg import checkpoints, devices
+from ganseg import checkpoints, devices, files
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -188,7 +188,7 @@ def _load_inception(source, device):
     get = f"get {URL_INCEPTION_V3} (91 MB) and name it with -p inception_weights FILE"
     if source is None:
         return None, None, f"not computed: {get}, or let -p inception_weights download fetch it"
-    path = Path(source)
+    path = files.absolute(source)
     if source == "download":
         try:
             path = _download(URL_INCEPTION_V3)

@@ -106,5 +106,5 @@ def _status(dataset, of_seeds, done):
     for trial in open_ones:
         error = runs.outputs_root() / dataset / trial.name / "error.txt"
         if error.exists():
-            return f"error: {error.read_text().strip()}"
+            return "error: " + error.read_text(encoding="utf-8").strip()
     return f"missing: {len(open_ones)} of {len(of_seeds)}" if open_ones else "finished"

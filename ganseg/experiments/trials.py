@@ -4,7 +4,6 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import yaml
@@ -54,9 +53,9 @@ class Trial:
 
 def load_sweep(name, path=None):
     """The Sweep of a name in params/ablations.yaml, or in a file of the same form; UserError where it cannot be."""
-    path = Path(path or config.ROOT / "params" / "ablations.yaml")
+    path = files.absolute(path or config.ROOT / "params" / "ablations.yaml")
     try:
-        sweeps = yaml.safe_load(path.read_text())
+        sweeps = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"sweeps_file: {path} cannot be read as YAML: {files.one_line(error)}") from None
     if not isinstance(sweeps, dict) or name not in sweeps:
@@ -145,7 +144,7 @@ def _trial(dataset, prefix, own, setting, wanted, after=None, **made_up):
     differs = {field: value for field, value in setting.items() if value != getattr(own, field)}
     parts = [f"{field}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', str(value)).strip('_')}" for field, value in differs.items()]
     name = "-".join([prefix, *(parts or ["base"]), f"seed{wanted['seed']}"])
-    return Trial(setting, {**wanted, **asked}, name, cfg, after)
+    return Trial(setting, config.absolute_paths({**wanted, **asked}), name, cfg, after)  # workers may be elsewhere
 
 
 def evaluations(dataset, wanted):

@@ -10,7 +10,7 @@ from ganseg import files
 def as_coco(labels, names, n_parts, description, part_names=None):
     """Part masks as a dict that pycocotools' COCO reads: run-length encoded, one annotation per part present.
 
-    labels      (N, S, S) integers, 0 background, parts 1..n_parts
+    labels      (N, S, S) integers, 0 background, parts 1..n_parts, below 0 what is no part of a photo
     names       N file names of the photos
     part_names  K texts; None: part_1 to part_K
     There is no score, as a label map has none. Sizes are those of the square the photos were fitted to.
@@ -20,7 +20,7 @@ def as_coco(labels, names, n_parts, description, part_names=None):
     labels = np.asarray(labels)
     _, H, W = labels.shape
     annotations = []
-    for i, k in [(i, int(k)) for i, one in enumerate(labels) for k in np.unique(one) if k]:
+    for i, k in [(i, int(k)) for i, one in enumerate(labels) for k in np.unique(one) if k > 0]:
         code = rle.encode(np.asfortranarray(labels[i] == k, np.uint8))
         box, area = rle.toBbox(code).tolist(), int(rle.area(code))
         segmentation = {"size": [H, W], "counts": code["counts"].decode()}

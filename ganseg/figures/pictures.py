@@ -32,9 +32,9 @@ def to_uint8(images):
 
 
 def overlay(pictures, labels, n_parts, strength=0.6):
-    """Parts painted over pictures: (N, H, W, 3) uint8 and (N, H, W) with 0 background -> (N, H, W, 3)."""
+    """Parts painted over pictures: (N, H, W, 3) uint8 and (N, H, W) with 0 background or below -> (N, H, W, 3)."""
     palette = np.concatenate([np.zeros((1, 3), np.uint8), part_colors(n_parts)])
-    painted = (1 - strength) * pictures + strength * palette[labels]
+    painted = (1 - strength) * pictures + strength * palette[np.maximum(labels, 0)]
     return np.where((labels > 0)[..., None], painted, pictures).astype(np.uint8)
 
 

@@ -1,29 +1,50 @@
-"""Data in, a plotly Figure out, and nothing else."""
+"""Data in, a plotly Figure (or a picture) out, and nothing else."""
+
+import math
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import plotly.express as px
 import plotly.graph_objects as go
+import plotly.io as pio
+from IPython.display import Image
+from PIL import ImageDraw, ImageFont
 
-from ganseg.figures import pictures
+from ganseg.figures import pictures, static
 
-ROW_PX = 200  # height of one row of small plots
+ROW_PX, TITLE_PX = 200, 16  # heights of a row of small plots and of a picture's title
 CURVE, GREY, BACKGROUND = "#0072B2", "#888888", "#DDDDDD"
 AS_TEXT = {ord(sign): f"&#{ord(sign)};" for sign in "&<>$%"}
 
 
+class Chart(go.Figure):
+    """A Figure that notebooks hold for plotly, which Lab runs, and as PNG, which their copies in HTML show.
+
+    Plotly's own HTML would come first in those, and it needs the network or 5 MB of JavaScript.
+    """
+
+    _ipython_display_ = _repr_html_ = None  # notebooks would take plotly's own formats from these
+
+    def _repr_mimebundle_(self, *args, **kwargs):
+        return {**pio.renderers["plotly_mimetype"].to_mimebundle(self.to_dict()), "image/png": static.png(self)}
+
+
 def picture(sheet, title):
-    """A picture without axes: uint8 (H, W, 3) -> Figure that holds it as PNG."""
-    figure = px.imshow(sheet, binary_string=True)  # as numbers it would be ten times as large
-    figure.update_traces(hoverinfo="skip", hovertemplate=None).update_xaxes(visible=False).update_yaxes(visible=False)
-    return _styled(figure, title, margin={"l": 0, "r": 0, "b": 0})
+    """A picture, uint8 (H, W, 3), as PNG under its title."""
+    font, (height, width, _) = ImageFont.load_default(TITLE_PX), sheet.shape
+    page = PIL.Image.new("RGB", (max(width, math.ceil(font.getlength(title))), 2 * TITLE_PX + height), "white")
+    ImageDraw.Draw(page).text((0, TITLE_PX // 3), title, "black", font)
+    page.paste(PIL.Image.fromarray(sheet), (0, 2 * TITLE_PX))
+    return Image(pictures.encoded(page, "PNG", optimize=True))
 
 
 def strips(of_rows, title):
     """Rows of pictures, named at the left: name -> uint8 (H, W, 3), all of one size."""
     if not of_rows:
         return _styled(go.Figure(), title)
-    figure = picture(np.concatenate(list(of_rows.values())), title)
+    figure = px.imshow(np.concatenate(list(of_rows.values())), binary_string=True)  # far smaller than numbers
+    figure.update_traces(hoverinfo="skip", hovertemplate=None).update_xaxes(visible=False)
     middles = (np.arange(len(of_rows)) + 0.5) * len(next(iter(of_rows.values())))
     figure.update_yaxes(visible=True, tickvals=middles.tolist(), ticktext=list(map(plain, of_rows)))
     return _styled(figure, title, height=110 + 60 * len(of_rows))
@@ -153,5 +174,6 @@ def _small_plots(rows, title, n_columns=3, row_px=ROW_PX, **axes):
 
 
 def _styled(figure, title, **layout):
-    figure.update_layout(title=plain(title), template="plotly_white", margin={"l": 50, "r": 20, "t": 70, "b": 50})
+    margin = {"l": 50, "r": 20, "t": 70, "b": 50}
+    figure = Chart(figure).update_layout(title=plain(title), template="plotly_white", margin=margin)
     return figure.update_layout(**layout)

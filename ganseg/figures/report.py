@@ -112,8 +112,8 @@ def _rows(record):
 
 def _settings(run):
     path = run.folder / "config.yaml"
-    whole = f"<pre>{escape(path.read_text())}</pre>" if path.exists() else ""
-    details = f"<details><summary>All of config.yaml</summary>{whole}</details>" if whole else ""
+    whole = path.read_text(encoding="utf-8") if path.exists() else ""
+    details = f"<details><summary>All of config.yaml</summary><pre>{escape(whole)}</pre></details>" if whole else ""
     return _list((f"{name}: {getattr(run.cfg, name)}" for name in SUMMARY), ' class="fields"') + details
 
 

@@ -130,7 +130,8 @@ def labels_under_keypoints(labels, landmarks, true_foreground=None):
         known = true_foreground >= 0
         counted = known[picture, y, x] | ~known.any(axis=(1, 2))[picture]
         picture, keypoint, x, y = (array[counted] for array in (picture, keypoint, x, y))
-    return keypoint, labels[picture, y, x]
+    found = labels[picture, y, x]
+    return keypoint[found >= 0], found[found >= 0]  # below 0 is no part of a photo
 
 
 @metric("NMI of the keypoint's name and the label predicted under it, a predicted background being a class like any "

@@ -62,13 +62,13 @@ def foreground_iou_center_box(true_foreground):
 def _pixel_counts(labels, n_parts):
     """Pixels of each label 0..n_parts over all pictures, (K+1,) int.
 
-    labels  (N, H, W), 0 background
+    labels  (N, H, W), 0 background, below 0 what is no part of a photo
     Raises ValueError when a label is above n_parts.
     """
     if labels.max() > n_parts:
         raise ValueError(f"label {labels.max()} with n_parts {n_parts}")
     # picture by picture: bincount copies its input to 8 bytes a pixel
-    return sum(np.bincount(picture.ravel(), minlength=n_parts + 1) for picture in labels)
+    return sum(np.bincount(picture[picture >= 0], minlength=n_parts + 1) for picture in labels)
 
 
 def part_shares(labels, n_parts):
@@ -89,7 +89,8 @@ def part_share_min(labels, n_parts):
 
 @metric("Share of all pixels predicted as background, test set pooled.")
 def background_share(labels, n_parts):
-    return _pixel_counts(labels, n_parts)[0] / labels.size
+    counts = _pixel_counts(labels, n_parts)
+    return counts[0] / counts.sum()
 
 
 @metric("1 (else 0) where fewer than half of the parts hold at least 2 % of the predicted foreground each, "

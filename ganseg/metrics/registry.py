@@ -5,6 +5,7 @@ import inspect
 
 import numpy as np
 
+TRUTHS = ("true_labels", "true_foreground", "train_true_labels")  # below 0 where not known
 _METRICS = {}  # name -> (function, protocol)
 
 
@@ -27,9 +28,6 @@ class Predictions:
     # (N, H, W) and (M, H, W) integers: 0 background, true parts from 1, below 0 not known, which counts nowhere
     true_labels: np.ndarray | None = _optional("the test pictures have no true part labels")
     train_true_labels: np.ndarray | None = _optional("the training pictures have no true part labels")
-    # (N,) and (M,) bool: the pictures whose true labels and foreground are known; None: all
-    masked: np.ndarray | None = None
-    train_masked: np.ndarray | None = None
     # (N, H, W), 0 background, below 0 not known; the sign of true_labels where only those are given
     true_foreground: np.ndarray | None = _optional("the test pictures have no true foreground masks")
     # (N, L, 2) and (M, L, 2) in [-1, 1], (x, y), NaN where a landmark is missing
@@ -80,27 +78,17 @@ def protocols():
     return {name: protocol for name, (_, protocol) in _METRICS.items()}
 
 
-def _truth(labels, masked):
-    """True labels, below 0 in pictures without a mask; None where nothing is known."""
-    if labels is not None and masked is not None:
-        labels = np.where(masked[:, None, None], labels, np.int16(-1))
-    return None if labels is None or (labels < 0).all() else labels
-
-
 def compute(predictions):
     """Each registered metric that the predictions allow.
 
     Returns two dicts: name -> float, and name -> the reason why it was left out. Each name is in one of them.
     """
     values, left_out = {}, {}
-    truths = {"true_labels": _truth(predictions.true_labels, predictions.masked),
-              "true_foreground": _truth(predictions.true_foreground, predictions.masked),
-              "train_true_labels": _truth(predictions.train_true_labels, predictions.train_masked)}
+    given = {field: value for field, value in vars(predictions).items() if value is not None and np.size(value)}
+    given = {field: value for field, value in given.items() if field not in TRUTHS or not (value < 0).all()}
     for name, (function, _) in _METRICS.items():
         parameters = inspect.signature(function).parameters
-        known = {p: getattr(predictions, p) for p in parameters}
-        known |= {name: truths[name] for name in truths.keys() & known.keys()}
-        known = {p: value for p, value in known.items() if value is not None and np.size(value)}
+        known = {p: given[p] for p in parameters if p in given}
         needs = {p for p in parameters if parameters[p].default is inspect.Parameter.empty}
         absent = [field for field in _FIELDS if field in needs - known.keys()]
         if absent:

@@ -10,11 +10,11 @@ from ganseg.model.geometry import soft_centroids, to_float
 class Predicted(NamedTuple):
     """A segmenter's answers on N square photos, as tensors on the CPU."""
 
-    labels: torch.Tensor | None  # (N, S, S) uint8, 0 background; None where they are not kept
+    labels: torch.Tensor | None  # (N, S, S) uint8, 0 background; with boxes int16, -1 outside; None: not kept
     centroids: torch.Tensor  # (N, K, 2) in [-1, 1], of the softmax without background
     area: torch.Tensor  # (N, K) share of the pixels whose most probable label is the part
     confidence: torch.Tensor  # (N, K) mean of the part's probability over these pixels, NaN where there are none
-    certainty: torch.Tensor  # (N,) mean over all pixels of the largest probability
+    certainty: torch.Tensor  # (N,) mean over all pixels of the largest probability; as all of these, inside of boxes
 
     def numpy(self):
         """The same as arrays."""
@@ -22,24 +22,39 @@ class Predicted(NamedTuple):
 
 
 @torch.inference_mode()
-def predict(network, images, batch_size=64, keep_labels=True):
+def predict(network, images, boxes=None, batch_size=64, keep_labels=True):
     """Predicted of photos (N, 3, S, S) uint8, batch by batch on the network's device.
 
+    boxes        (N, 4) left, top, width, height: what of each square counts; None: all
     keep_labels  False saves memory where the labels of many photos are not needed
     """
     device = next(network.parameters()).device
-    batches = [_summary(network(to_float(batch.to(device))).softmax(dim=1), keep_labels)
-               for batch in images.split(batch_size)]
+    S = images.shape[-1]
+    boxes = torch.tensor([[0, 0, S, S]]).expand(len(images), 4) if boxes is None else torch.as_tensor(boxes)
+    batches = [_summary(network(to_float(batch.to(device))).softmax(dim=1), _inside(box.to(device), S), keep_labels)
+               for batch, box in zip(images.split(batch_size), boxes.split(batch_size), strict=True)]
     return Predicted(*(None if field[0] is None else torch.cat(field) for field in zip(*batches, strict=True)))
 
 
-def _summary(probabilities, keep_labels):
-    """(B, K + 1, S, S) -> the fields of Predicted."""
+def _inside(boxes, S):
+    """Boxes (B, 4) as (B, S, S) bool."""
+    pixels = torch.arange(S, device=boxes.device)
+    x, y = ((pixels >= first[:, None]) & (pixels < (first + n)[:, None]) for first, n in zip(boxes.T[:2], boxes.T[2:],
+                                                                                          strict=True))
+    return x[:, None, :] & y[:, :, None]
+
+
+def _summary(probabilities, inside, keep_labels):
+    """(B, K + 1, S, S) and where they count, (B, S, S) bool -> the fields of Predicted."""
     B, n_labels, S, _ = probabilities.shape
+    probabilities = probabilities * inside[:, None]  # all are 0 outside, and the largest is the background's
     largest, labels = (field.flatten(1) for field in probabilities.max(dim=1))  # (B, S^2)
     empty = torch.zeros(B, n_labels, device=labels.device)
     count = empty.scatter_add(1, labels, torch.ones_like(largest))[:, 1:]
     confidence = empty.scatter_add(1, labels, largest)[:, 1:] / count  # 0 / 0 is NaN
-    kept = labels.view(B, S, S).byte() if keep_labels else None
-    fields = (kept, soft_centroids(probabilities[:, 1:]), count / S**2, confidence, largest.mean(dim=1))
+    n_pixels = inside.flatten(1).sum(dim=1)
+    labels = labels.view(B, S, S)
+    labels = labels.byte() if inside.all() else labels.short().masked_fill(~inside, -1)
+    fields = (labels if keep_labels else None, soft_centroids(probabilities[:, 1:]), count / n_pixels[:, None],
+              confidence, largest.sum(dim=1) / n_pixels)
     return [None if field is None else field.cpu() for field in fields]

@@ -45,21 +45,33 @@ class DeepLab(nn.Module):
 
 
 class LiteUNet(nn.Module):
-    """A U-Net whose way down is EfficientNet-lite0, which sees the image doubled, for its strides are 2 to 16."""
+    """A U-Net whose way down is EfficientNet-lite0, which sees the image doubled, for its strides are 2 to 16.
+
+    It is told where each pixel lies (Liu et al., NeurIPS 2018): parts are where the generated ones are, and a second
+    face at the edge of a photo is none of them.
+    """
 
     def __init__(self, n_out, width, backbone_weights="none"):
         super().__init__()
         self.backbone = features.load_backbone(backbone_weights, scales=(0, 1, 2, 3))
         n, w = self.backbone.feature_info.channels(), [width, 2 * width, 2 * width]
-        self.first = _double_conv(3, width)  # of the image as it is
-        self.up = nn.ModuleList([_double_conv(n[3] + n[2], w[2]), _double_conv(w[2] + n[1], w[1]),
+        self.first = _double_conv(3 + 2, width)  # of the image as it is
+        self.up = nn.ModuleList([_double_conv(n[3] + 2 + n[2], w[2]), _double_conv(w[2] + n[1], w[1]),
                                  _double_conv(w[1] + n[0] + width, w[0])])
         self.head = nn.Conv2d(width, n_out, 1)
 
     def forward(self, images):
         maps = self.backbone(upsample(images))
-        maps[0] = torch.cat([maps[0], self.first(images)], dim=1)
+        maps[0] = torch.cat([maps[0], self.first(_with_positions(images))], dim=1)
+        maps[-1] = _with_positions(maps[-1])
         return self.head(_way_up(self.up, maps)).float()
+
+
+def _with_positions(x):
+    """(B, C, H, W) -> (B, C + 2, H, W): x and y of each pixel in [-1, 1] as further channels."""
+    y, x_ = (torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:])
+    positions = torch.stack(torch.meshgrid(x_, y, indexing="xy"))
+    return torch.cat([x, positions.expand(len(x), -1, -1, -1)], dim=1)
 
 
 class UNet(nn.Module):

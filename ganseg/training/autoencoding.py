@@ -30,13 +30,17 @@ def step(cfg):
     return [made], [], made(torch.zeros(2, 3, cfg.image_size, cfg.image_size)).image
 
 
-def train(run, network, real_batch, device):
-    """Train the run's auto-encoder, as ganseg.train.train does a GAN; real_batch is a Batches."""
-    cfg, network = run.cfg, network.to(device).train()
+def train(run, networks, real_batch, device, **facts):
+    """Train the run's auto-encoder, the one of networks, as ganseg.train.train does a GAN.
+
+    real_batch  a Batches
+    facts       plain values kept in each checkpoint
+    """
+    cfg, network = run.cfg, networks[0].to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr_generator, betas=(0.5, 0.9))
     if cfg.compile:
         network.compile()
-    loop = Loop(run, "train", "gan", {"autoencoder": network, "optimizer": optimizer}, cfg.max_steps)
+    loop = Loop(run, "train", "gan", {"autoencoder": network, "optimizer": optimizer}, cfg.max_steps, **facts)
 
     for step in loop.steps():
         real = real_batch(step, loop.random(step))

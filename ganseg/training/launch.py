@@ -1,6 +1,7 @@
 """Starts a training in several processes of this machine by torchrun, and follows its log."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,7 +10,9 @@ import torch
 
 from ganseg import files
 from ganseg.errors import UserError
+from ganseg.training.loop import NOTHING_TO_DO
 
+MISTAKE = "ganseg: (.*)"  # which starting again would not mend
 MAX_RESTARTS = 3  # after a worker has died; each goes on from the newest checkpoint
 # Without it restarted workers may read the dead ones' addresses in torchrun's store, and wait for them
 ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -39,7 +42,7 @@ def launch(run):
     with files.writing(log), open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(command, env=ENV | os.environ, stdout=file, stderr=subprocess.STDOUT)
     try:
-        while not _mistake(log):
+        while not _said(log, MISTAKE):
             ended = process.poll() is not None
             records = run.records("train")
             # A restart repeats some steps and their lines
@@ -53,10 +56,12 @@ def launch(run):
             process.terminate()  # torchrun passes it on; each process ends after a saved step
             process.wait()
     if process.returncode:
-        raise UserError(_mistake(log) or f"{run.label}: its processes failed, see {log}.")
+        raise UserError(_said(log, MISTAKE) or f"{run.label}: its processes failed, see {log}.")
+    if said := _said(log, f"(.*{NOTHING_TO_DO}.*)"):
+        print(said, flush=True)
 
 
-def _mistake(log):
-    """The sentence that a process ended with, which starting it again would not change; None where there is none."""
-    said = [line for line in log.read_text().splitlines() if line.startswith("ganseg: ")]
-    return said[0].removeprefix("ganseg: ") if said else None
+def _said(log, pattern):
+    """The group of the first line of the processes that is of a pattern; None where there is none."""
+    found = re.search(f"^{pattern}$", log.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return found and found[1]

@@ -1,6 +1,5 @@
 """What the training loops share: resuming, values between log lines, the clock, checkpoints."""
 
-import datetime
 import time
 
 import torch
@@ -14,6 +13,7 @@ from ganseg.training import health
 TIMED_STEPS = 20  # the estimate of the whole time rests on them
 LONG_S = 60  # shorter trainings get no estimate
 MAX_ROLLBACKS = 3
+NOTHING_TO_DO = "nothing to do"  # which a finished stage says
 
 
 class Loop:
@@ -67,6 +67,9 @@ class Loop:
         SIGINT and SIGTERM let the current step end, save it and raise KeyboardInterrupt. A second one raises at once.
         """
         first, begun = self.done, self.start
+        if first >= self.max_steps:
+            print(f"{self.run.label}: {self.stage} is already at step {first} of {self.max_steps}, {NOTHING_TO_DO}.",
+                  flush=True)
         with signals.taken(lambda: print("Stopping after this step; once more stops at once.", flush=True)) as asked:
             while self.done < self.max_steps:
                 if self.done == first + 1:  # the first one warms up
@@ -95,7 +98,7 @@ class Loop:
     def _say_how_long(self, step_s):
         left_s = step_s * (self.max_steps - self.done)
         if left_s > LONG_S:
-            left = str(datetime.timedelta(minutes=round(left_s / 60)))[:-3]
+            left = clock(left_s)[:-3]
             print(f"{self.max_steps - self.done} steps of {step_s:.2g} s take about {left} hours:minutes; "
                   f"memory at most {peak_gb():.1f} GB so far.", flush=True)
 
@@ -229,9 +232,15 @@ def _mean(values):
     return torch.stack([value.to(values[-1].device) for value in values]).mean()
 
 
+def clock(seconds):
+    """Seconds as hours:minutes:seconds; there may be more than 24 hours."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
+
+
 def progress(record, max_steps):
     """A log record as one line for people."""
-    left = time.strftime("%H:%M:%S", time.gmtime(record["left_s"]))
+    left = clock(record["left_s"])
     values = {k: v for k, v in record.items() if k.endswith(("loss", "penalty", "accuracy"))}
     numbers = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in values.items())
     return f"step {record['step']}/{max_steps}  {record['steps_per_s']:.2f} steps/s  {left} left  {numbers}"

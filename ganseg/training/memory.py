@@ -78,13 +78,13 @@ def _room(device):
 def _limits(root=Path("/")):
     """Bytes that the control groups of this process allow on Linux: of a container, or of a scheduler's job."""
     groups = root / "proc/self/cgroup"
-    for line in groups.read_text().splitlines() if groups.exists() else []:
+    for line in groups.read_text(encoding="utf-8").splitlines() if groups.exists() else []:
         _, kinds, own = line.split(":", 2)
         if kinds in ("", "memory"):  # version 2 has one tree, version 1 one for each kind
             top = root / "sys/fs/cgroup" / kinds
             # Inside a container the own group may be mounted as the top
             for folder in (top, *(top / part for part in Path(own.lstrip("/")).parents), top / own.lstrip("/")):
                 for name in ("memory.max", "memory.limit_in_bytes"):
-                    text = (folder / name).read_text().strip() if (folder / name).exists() else "max"
+                    text = (folder / name).read_text(encoding="utf-8").strip() if (folder / name).exists() else "max"
                     if text.isdigit():  # else the word max
                         yield int(text)

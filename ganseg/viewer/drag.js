@@ -30,6 +30,7 @@ function render({ model, el }) {
   const clamp = (v) => Math.min(1, Math.max(-1, v));
   const center = (part) => [0, 1].map((axis) => part.reduce((sum, point) => sum + point[axis], 0) / part.length);
   const where = ([k, j]) => (j < 0 ? center(points[k]) : points[k][j]);
+  const seen = (one) => where(one).map((v) => toScreen(clamp(v))); // what lies outside is drawn, and grasped, at the border
   const handles = () => model.get("shown").flatMap((k) => [-1, ...points[k].keys()].map((j) => [k, j]));
   const same = (a, b) => a && b && a[0] === b[0] && a[1] === b[1];
 
@@ -42,7 +43,7 @@ function render({ model, el }) {
     if (bitmap) draw.drawImage(bitmap, 0, 0, size(), size());
     const colors = model.get("colors"), sorted = handles().sort((a, b) => b[1] - a[1]); // centres on top
     for (const one of sorted) {
-      const [x, y] = where(one).map(toScreen), isCenter = one[1] < 0;
+      const [x, y] = seen(one), isCenter = one[1] < 0;
       draw.beginPath();
       draw.arc(x, y, isCenter ? CENTER_PX : POINT_PX, 0, 2 * Math.PI);
       draw.fillStyle = colors[one[0]];
@@ -95,7 +96,7 @@ function render({ model, el }) {
 
   function nearest(event) {
     const [x, y] = pointer(event);
-    const far = (one) => Math.hypot(...where(one).map((v, axis) => toScreen(v) - [x, y][axis]));
+    const far = (one) => Math.hypot(...seen(one).map((v, axis) => v - [x, y][axis]));
     const sorted = handles().map((one) => [far(one), one]).sort((a, b) => a[0] - b[0]);
     return sorted.length && sorted[0][0] <= REACH_PX ? sorted[0][1] : null;
   }

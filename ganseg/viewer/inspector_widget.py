@@ -50,30 +50,43 @@ class _GeneratedInspector(Panel):
     def __init__(self, inspector):
         super().__init__()
         self.inspector, self._gesture, self._pending = inspector, 0, None
-        parts = [(f"{k}: {name}", k) for k, name in zip(inspector.parts, inspector.names, strict=True)]
-        colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in pictures.part_colors(len(parts)).tolist()]
+        colors = ["#{:02x}{:02x}{:02x}".format(*c) for c in pictures.part_colors(inspector.cfg.n_parts).tolist()]
         self.drag = _DragPoints(colors=colors)
         self.sheet = ipywidgets.Image(format="png")
         self.sample = _number("sample", inspector.seed)
         self.other = _number("other sample", inspector.seed + 1)
-        self.part = ipywidgets.Dropdown(description="part", options=parts, style=WIDE)
+        self.part = ipywidgets.Dropdown(description="part", style=WIDE)
         self.angle = _slider("rotate", 0, -180, 180, 1)
         self.scale = _slider("scale", 1, 0.2, 3, 0.05)
         self.background_x = _slider("background x", 0, -1, 1, 0.02)
         self.background_y = _slider("background y", 0, -1, 1, 0.02)
+        self.moved = (self.background_x, self.background_y)
         # A model that never moved its background up or down has learned nothing that this could show
         self.background_y.disabled = inspector.cfg.background_position == "horizontal"
         self.way = _slider("interpolate", 0, 0, 1, 0.02)
         self.layer = ipywidgets.Dropdown(description="layer", options=LAYERS, value="masks", style=WIDE)
         self.opacity = _slider("opacity", 0.6, 0, 1, 0.05)
         looks = [{"width": "3.2em", "border_bottom": f"5px solid {color}"} for color in colors]
-        self.shown = [ipywidgets.ToggleButton(True, description=str(k), tooltip=f"show {name}", layout=look)
-                      for (name, k), look in zip(parts, looks, strict=True)]
+        self.shown = [ipywidgets.ToggleButton(True, description=str(k), layout=look)
+                      for k, look in zip(inspector.parts, looks, strict=True)]
         self.text = ipywidgets.Textarea(description="state", placeholder="a state as text (JSON)", style=WIDE,
                                         continuous_update=False, layout={"width": "98%"})
         self.children = self._arranged()
+        self.show_names(inspector.names)
         self._render()
         self._listen()
+
+    def show_names(self, names):
+        """Call the parts by these K names, as when they were given new ones."""
+        chosen, labels = self.part.value or 1, [f"{k}: {name}" for k, name in enumerate(names, start=1)]
+
+        def show():
+            self.part.options = list(zip(labels, self.inspector.parts, strict=True))
+            self.part.value = chosen
+
+        self._react(show)()  # that the list changes is no choice of a part
+        for label, button in zip(labels, self.shown, strict=True):
+            button.tooltip = f"show {label}"
 
     def _arranged(self):
         """The rows of controls around the picture."""
@@ -96,7 +109,7 @@ class _GeneratedInspector(Panel):
             row(self.background_x, self.background_y),
             row(self.layer, self.opacity),
             row(ipywidgets.Label("parts shown"), *self.shown),
-        ])
+        ], layout={"flex": "1 1 24em"})
         files = row(button("State as text", self._to_text), button("Load text", self._from_text),
                     button("Save picture and masks", self._save), button("Save GIF to other sample", self._save_gif))
         order = ipywidgets.Label("From the left: " + ", ".join(LAYERS[:4]))
@@ -111,7 +124,7 @@ class _GeneratedInspector(Panel):
             return self._react(lambda: self._edit(edit, keep), *fields)
 
         scene, sample, part, other, way = self.inspector, self.sample, self.part, self.other, self.way
-        turned, moved = (self.angle, self.scale), (self.background_x, self.background_y)
+        turned, moved = (self.angle, self.scale), self.moved
         on([sample], lambda: scene.new_sample(sample.value))
         on(turned, lambda: scene.turn(part.value, *(f.value for f in turned), ("turn", self._gesture)), keep=turned)
         on(moved, lambda: scene.move_background(*(f.value for f in moved), ("moved", self._gesture)), keep=moved)
@@ -181,9 +194,8 @@ class _GeneratedInspector(Panel):
 
     def _neutral(self, keep):
         """Bring the controls in line with the scene; sliders of finished gestures go back to where they do nothing."""
-        # Rounded as the sliders are. A value that float32 changed would be sent back under the moving hand
-        x, y = (round(v, 3) for v in self.inspector.scene.background_position.tolist())
-        values = {self.sample: self.inspector.seed, self.background_x: x, self.background_y: y}
+        position = zip(self.moved, self.inspector.scene.background_position.tolist(), strict=True)
+        values = {self.sample: self.inspector.seed} | {field: _on_step(field, v) for field, v in position}
         values |= {field: value for field, value in ((self.angle, 0), (self.scale, 1), (self.way, 0))
                    if field not in keep}
         if not keep:
@@ -208,4 +220,10 @@ def _number(description, value):
 
 def _slider(description, value, low, high, step):
     return ipywidgets.FloatSlider(value, description=description, min=low, max=high, step=step, style=WIDE,
-                                  layout={"width": "17em"})
+                                  layout={"flex": "1 1 20em"})
+
+
+def _on_step(slider, value):
+    """The step of a slider next to a value. A browser would round to it, and send that back as an edit."""
+    n = round((min(max(value, slider.min), slider.max) - slider.min) / slider.step)
+    return round(slider.min + n * slider.step, 6)

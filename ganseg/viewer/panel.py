@@ -19,9 +19,12 @@ class Panel(ipywidgets.VBox):
     def _react(self, action, *fields):
         """Make an action follow each change of some fields. Returns it as a function that never raises a UserError."""
 
-        def observer(_=None):
+        def observer(change=None):
             if self._busy:  # an action sets this field, and shows what follows from it itself
                 return
+            field = getattr(change, "owner", None)
+            if isinstance(field, ipywidgets.FloatSlider) and abs(change.new - change.old) < field.step / 2:
+                return  # a browser has only rounded it
             self._busy = True
             try:
                 self.message.value = escape(action() or "")

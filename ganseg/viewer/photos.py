@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from ganseg import metrics, part_names
+from ganseg.datasets import decode
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -43,12 +45,12 @@ class Photos:
     def __init__(self, run, model, split="test", limit=1000):
         self.run, self.model, self.limit = run, model, limit
         self.photos = load_pictures(run.cfg, split, limit)
-        self.predicted = prediction.predict(model.network, self.photos.images).numpy()
+        self.predicted = prediction.predict(model.network, self.photos.images, self.photos.boxes).numpy()
 
     def view(self, i, part=None, strength=0.75):
         """Photo i as a View; part, if given, is painted alone; strength of the colours in [0, 1]."""
         photos = self.photos
-        known = photos.labels is not None and (photos.masked is None or photos.masked[i])
+        known = photos.labels is not None and (photos.labels[i] >= 0).any()
         truth = (photos.labels[i].numpy(), int(photos.labels.max())) if known else None
         points = None if photos.landmarks is None else photos.landmarks[i].numpy()
         image = pictures.to_uint8(photos.images[i : i + 1])
@@ -75,8 +77,7 @@ class Photos:
         if measure in known:
             return known[measure]
         if measure == "foreground_iou":
-            iou = masks.foreground_ious(labels, photos.labels.numpy())
-            return iou if photos.masked is None else np.where(photos.masked, iou, np.nan)
+            return masks.foreground_ious(labels, photos.labels.numpy())
         return self._landmark_errors
 
     def ranked(self, measure, best_first=False):
@@ -113,7 +114,7 @@ class Photos:
         fit = load_pictures(cfg, "fit", min(cfg.fit_pictures or self.limit, self.limit))
         if fit.landmarks is None:
             return np.full(len(self.photos), np.nan)
-        fitted = prediction.predict(self.model.network, fit.images, keep_labels=False)
+        fitted = prediction.predict(self.model.network, fit.images, fit.boxes, keep_labels=False)
         x, fit_x = (landmarks.centroids_to_square(c) for c in (self.predicted.centroids, fitted.centroids.numpy()))
         y, fit_y = (landmarks.landmarks_to_square(p.landmarks, cfg.image_size) for p in (self.photos, fit))
         found = landmarks.regress(x, fit_x, fit_y, landmarks.fit_with_bias)
@@ -133,16 +134,18 @@ def _middle_of_largest_piece(mask):
 
 
 def view_file(run, model, source, part=None, strength=0.75):
-    """The user's own photo, a path or the bytes of a file, as a View of the square that the segmenter sees.
+    """The user's own photo as a View of the square that the segmenter sees.
 
+    source  whatever PhotoSegmenter.segment takes: a path, the bytes of a file, a PIL image or an array
     Raises UserError when it cannot be read.
     """
     try:
-        square = model.square(source)
+        square, size = decode.read_square(source, run.cfg.image_size, run.cfg.crop)
     except ValueError as error:
-        name = "the uploaded file" if isinstance(source, bytes) else source
+        name = source if isinstance(source, str | os.PathLike) else "the uploaded file"
         raise UserError(f"photo: {name} cannot be read ({error}); choose a JPEG, PNG, WebP or TIFF file.") from None
-    found = prediction.predict(model.network, torch.tensor(square).permute(2, 0, 1)[None]).numpy()
+    boxes = [decode.photo_box(size, run.cfg.image_size, run.cfg.crop)]
+    found = prediction.predict(model.network, torch.tensor(square).permute(2, 0, 1)[None], boxes).numpy()
     return _view(square[None], found, part_names.part_labels(run), part, strength)
 
 

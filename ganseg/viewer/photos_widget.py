@@ -1,5 +1,6 @@
 """Notebook widget: a run's segmenter on real photos, a shell over photos.py."""
 
+import os
 from html import escape
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from ganseg.viewer.panel import WIDE, Panel, alert, image_widget, put
 ALL_PARTS = ("all of them", 0)  # a Dropdown cannot choose None
 
 
-def photo_browser(run, split="test", limit=1000):
+def photo_browser(run, split="test", limit=1000, renamed=lambda names: None):
     """The run's segmenter on photos of a split (at most `limit`) or on the user's own, as a widget.
 
+    renamed  called with the K names of the parts after one was given
     Where the run has no segmenter, a sentence with the command that makes it.
     """
     try:
-        return _PhotoBrowser(run, segment.load(run, run.cfg.device), split, limit)
+        return _PhotoBrowser(run, segment.load(run, run.cfg.device), split, limit, renamed)
     except UserError as error:
         return ipywidgets.HTML(alert(error))
 
@@ -28,9 +30,9 @@ def photo_browser(run, split="test", limit=1000):
 class _PhotoBrowser(Panel):
     """Photos by rank, the worst first; parts, truth and table of one; where a part is strongest; its name."""
 
-    def __init__(self, run, model, split, limit):
+    def __init__(self, run, model, split, limit, renamed):
         super().__init__()
-        self.run, self.model, self.limit = run, model, limit
+        self.run, self.model, self.limit, self.renamed = run, model, limit, renamed
         self.loaded, self.shown, self.own = {}, None, None  # Photos by split, the split, the user's own photo
         self.split = ipywidgets.Dropdown(description="split", options=["test", "train"], value=split, style=WIDE)
         self.measure = ipywidgets.Dropdown(description="worst by", style=WIDE)
@@ -53,7 +55,7 @@ class _PhotoBrowser(Panel):
         self._react(self._choose_split, self.split)()
         self._react(self._choose_rank, self.measure, self.best_first, self.rank)
         self._react(self._choose_path, self.path)
-        self._react(lambda: self._choose_own(bytes(self.upload.value[0]["content"])), self.upload)
+        self._react(self._take_upload, self.upload)
         self._react(self._choose_part, self.part)
         self._react(self._rename, self.name)
         self._react(self._show, self.strength)
@@ -84,13 +86,18 @@ class _PhotoBrowser(Panel):
 
     def _choose_path(self):
         if path := self.path.value.strip():
-            self._choose_own(Path(path).expanduser())
+            self._choose_own(Path(os.path.expanduser(path)))
         else:
             self._choose_rank()
 
     def _choose_own(self, source):
         self._show(source)
         self.own = source  # now that it could be read
+
+    def _take_upload(self):
+        content = bytes(self.upload.value[0]["content"])
+        self.upload.value = ()  # else the same file, uploaded again, would be no change
+        self._choose_own(content)
 
     def _choose_part(self):
         k = self.part.value
@@ -101,7 +108,7 @@ class _PhotoBrowser(Panel):
 
     def _rename(self):
         names, k = part_names.part_names(self.run), self.part.value
-        part_names.name_parts(self.run, [*names[: k - 1], self.name.value, *names[k:]])
+        self.renamed(part_names.name_parts(self.run, [*names[: k - 1], self.name.value, *names[k:]]))
         self._list_parts()
         self._choose_part()
 

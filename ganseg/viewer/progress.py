@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ganseg import config, records
+from ganseg import config, records, runs
 from ganseg.datasets import decode
 from ganseg.errors import UserError
 from ganseg.training import health
@@ -30,6 +30,19 @@ class Progress(NamedTuple):
     @property
     def finished(self):
         return self.at_end or self.passed
+
+
+def open_followed(run, name=None):
+    """The run to follow: RUN, of the same data set as `run`, or DATASET/RUN; without a name `run` itself.
+
+    Raises UserError where there is none.
+    """
+    if name is None:
+        return run
+    try:
+        return runs.find(name if "/" in name else f"{run.folder.parent.name}/{name}")
+    except UserError as error:
+        raise UserError(str(error).replace("run:", "follow:", 1)) from None
 
 
 def read_progress(run, stage="train"):

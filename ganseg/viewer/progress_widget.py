@@ -12,6 +12,7 @@ from PIL import Image
 from ganseg import runs
 from ganseg.errors import UserError
 from ganseg.figures import curves, pictures
+from ganseg.training.loop import clock
 from ganseg.viewer import progress
 from ganseg.viewer.panel import WIDE, Panel, alert, image_widget, put
 
@@ -33,7 +34,8 @@ class TrainingView(Panel):
         self.run, self.every_s, self.timer, self.progress, self.news = run, every_s, None, None, 0.0
         self.stage = ipywidgets.Dropdown(description="stage", options=STAGES, style=WIDE)
         self.again = ipywidgets.Button(description="Refresh")
-        self.step = ipywidgets.SelectionSlider(description="samples of step", options=NO_STEP, style=WIDE)
+        self.step = ipywidgets.SelectionSlider(description="samples of step", options=NO_STEP, style=WIDE,
+                                                 layout={"width": "40em"})
         self.warnings, self.table = ipywidgets.HTML(), ipywidgets.HTML()
         self.curves, self.samples = image_widget("png"), image_widget("jpeg")
         fields = ipywidgets.HBox([self.stage, self.again])
@@ -96,6 +98,7 @@ class TrainingView(Panel):
 def _progress_table(now):
     """The last log line of a Progress as HTML."""
     line = {name.replace("_", " "): value for name, value in now.records[-1].items() if name != "stage"}
+    line = {name.removesuffix(" s"): clock(v) if name in ("time s", "left s") else v for name, v in line.items()}
     state = "finished" if now.at_end else "a later stage has begun" if now.passed else (
         f"last line {now.silent_s:.0f} s ago")
     table = pd.DataFrame([line]).to_html(index=False, border=0, float_format="{:.4g}".format)

@@ -9,6 +9,7 @@ from test_readers_celeba_flowers import write_celeba, write_celeba_aligned, writ
 from test_readers_cub_taichi import write_cub, write_taichi
 
 from ganseg import distill, evaluate, prepare, runs, train
+from ganseg.datasets.folder import BY_HASH
 from ganseg.datasets.loading import READERS, load_pictures, wanted_files
 from ganseg.errors import UserError
 from ganseg.figures import report
@@ -68,7 +69,7 @@ def test_each_data_set_goes_from_prepare_to_evaluation_and_says_what_it_leaves_o
     record = evaluate.evaluate(run)
     assert given <= record.keys() and left_out == set(record["left_out"])
     assert all(record["left_out"].values())
-    expected = {"cub": "the official train_test_split.txt", "folder": "every second annotated picture"}
+    expected = {"cub": "the official train_test_split.txt", "folder": BY_HASH}
     told_by = record["notes"]["test pictures told from training pictures by"]
     assert told_by == expected.get(dataset, "as published")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}

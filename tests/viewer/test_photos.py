@@ -183,7 +183,9 @@ def test_at_most_so_many_photos_are_looked_at(run):
 
 def test_ones_own_photo_is_read_from_a_path_or_bytes(red_photos, tmp_path):
     path = tmp_path / "photos" / "5.png"
-    views = [view_file(red_photos.run, red_photos.model, source) for source in (path, path.read_bytes())]
+    with Image.open(path) as picture:
+        sources = path, path.read_bytes(), memoryview(path.read_bytes()), picture, np.asarray(picture.convert("RGB"))
+        views = [view_file(red_photos.run, red_photos.model, source) for source in sources]
     of_set = red_photos.view(5)
     for view in views:
         np.testing.assert_array_equal(view.parts, of_set.parts)
@@ -193,7 +195,7 @@ def test_ones_own_photo_is_read_from_a_path_or_bytes(red_photos, tmp_path):
 def test_a_photo_that_cannot_be_read_is_a_sentence(red_photos, tmp_path):
     (tmp_path / "notes.png").write_text("no picture")
     for source, name in ((tmp_path / "notes.png", "notes.png"), (b"no picture", "the uploaded file"),
-                         (tmp_path / "none.png", "none.png")):
+                         (tmp_path / "none.png", "none.png"), (np.zeros((3, 9, 9)), "the uploaded file")):
         with pytest.raises(UserError, match=rf"{name} cannot be read \(.+\); choose a JPEG"):
             view_file(red_photos.run, red_photos.model, source)
 

@@ -70,6 +70,16 @@ def test_a_part_is_shown_alone_with_its_crops_and_gets_a_name_that_stays(browser
     assert browser.crops.value == b"" and browser.name.disabled and browser.message.value == ""
 
 
+def test_who_else_shows_names_hears_of_new_ones(run):  # noqa: F811
+    heard = []
+    browser = photos_widget.photo_browser(run, renamed=heard.append)
+    browser.part.value = 2
+    browser.name.value = "tail"
+    assert heard == [["part 1", "tail", "part 3"]]
+    browser.name.value = "part 1"  # refused
+    assert len(heard) == 1
+
+
 def test_ones_own_photo_comes_from_a_path_or_an_upload_and_goes_with_the_rank(browser, photos, tmp_path):  # noqa: F811
     test_photo = pictures.to_uint8(photos.photos.images[5:6])[0]
     Image.fromarray(test_photo).save(tmp_path / "own.png")
@@ -82,6 +92,11 @@ def test_ones_own_photo_comes_from_a_path_or_an_upload_and_goes_with_the_rank(br
     file = {"name": "own.png", "type": "image/png", "size": len(content), "content": content}
     browser.upload.value = ({**file, "last_modified": datetime.now(UTC)},)
     np.testing.assert_array_equal(shown(browser.parts), photos.view(5).parts)
+    browser.rank.value = 3
+    assert browser.truth.value
+    browser.upload.value = ({**file, "last_modified": datetime.now(UTC)},)  # the same again
+    np.testing.assert_array_equal(shown(browser.parts), photos.view(5).parts)
+    assert browser.upload.value == ()  # else a browser's widget would find that nothing had changed
 
 
 def test_a_photo_that_cannot_be_read_is_a_message_and_the_last_one_stays(browser, tmp_path):
@@ -123,7 +138,9 @@ def test_a_run_that_is_not_there_yet_is_a_message_until_it_is(tiny_run):
     log(other, 1)
     pictures.save(np.zeros((40, 50, 3), np.uint8), other.folder / "samples" / "00000001.png")
     other.log("train_samples", 1, background_share=0.7, part_1_share=0.2, part_2_share=0.1)
+    other.log("train", 2, generator_loss=1.0, time_s=59.7, steps_per_s=1.0, left_s=100_170.0)
     view.again.click()
+    assert "<td>00:01:00</td>" in view.table.value and "<td>27:49:30</td>" in view.table.value  # time and left
     assert "<td" in view.table.value and shown(view.curves).shape[1] == 720
     assert view.step.value == 1 and shown(view.samples).shape == (40, 50, 3)
 

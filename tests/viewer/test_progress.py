@@ -84,6 +84,18 @@ def test_a_stage_is_finished_at_its_last_step_or_when_the_next_begins(tiny_run):
     assert progress.read_progress(run).finished
 
 
+def test_a_followed_run_may_be_of_another_data_set_and_a_wrong_name_is_follows_fault(tiny_run):
+    run, other = tiny_run(), tiny_run("other")
+    assert progress.open_followed(run) is run
+    with pytest.raises(UserError, match="^follow: there is no 'creatures/other'"):
+        progress.open_followed(run, "other")
+    other.start("cpu")
+    for name in ("other", "creatures/other", str(other.folder)):
+        assert progress.open_followed(run, name).label == "creatures/other"
+    with pytest.raises(UserError, match="^follow: there is no 'lfw/othr'.*known are creatures/other"):
+        progress.open_followed(run, "lfw/othr")
+
+
 def test_a_later_stage_of_an_earlier_training_finishes_nothing(tiny_run):
     run = tiny_run(max_steps=9)
     run.start("cpu")
