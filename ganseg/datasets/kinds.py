@@ -8,6 +8,8 @@ from PIL import Image
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".ppm", ".pgm", ".tif",
               ".tiff")
+NO_PICTURES = (f"holds no pictures; looked for {', '.join(EXTENSIONS)} in any letter case, in subfolders too, hidden "
+               "files left out, and into files of unknown endings.")
 DRAWINGS = (".svg", ".eps")  # pictures, though they are text
 # Endings of files that nobody takes for pictures. Those that are not known are looked into.
 OTHERS = {f".{ending}" for ending in (

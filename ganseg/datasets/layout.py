@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ganseg.datasets.source import NO_PICTURES
+from ganseg.datasets.kinds import NO_PICTURES
 
 TABLE = "landmarks.csv"
 SPLITS = ("train", "val", "test")

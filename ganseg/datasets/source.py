@@ -17,13 +17,11 @@ from pathlib import Path, PurePosixPath
 
 from ganseg import files
 from ganseg.datasets import kinds
-from ganseg.datasets.kinds import EXTENSIONS, is_picture
+from ganseg.datasets.kinds import EXTENSIONS, NO_PICTURES, is_picture
 from ganseg.datasets.walk import fingerprint, is_clutter, open_file, printable, walk
 from ganseg.errors import UserError
 
 TAR = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-NO_PICTURES = (f"holds no pictures; looked for {', '.join(EXTENSIONS)} in any letter case, in subfolders too, hidden "
-               "files left out, and into files of unknown endings.")
 MAX_BYTES = 2**30  # of one unpacked file: an archive can hold terabytes of zeros
 
 

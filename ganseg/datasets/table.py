@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import PurePosixPath
 
 from ganseg import files
-from ganseg.datasets.source import is_picture
+from ganseg.datasets.kinds import is_picture
 
 MISSING = {"", "-", "?", "na", "n/a", "nan", "none", "null"}  # in any letter case
 

@@ -4,6 +4,7 @@ import gc
 import re
 import statistics
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ganseg import arguments, config, devices, distill, runs, segment, train
 from ganseg.datasets import creatures
 from ganseg.devices import rng
-from ganseg.experiments.reference import matrix_rate, now, reference_step, seconds
+from ganseg.experiments.reference import conclusion, matrix_rate, now, reference_step, seconds, spread
 from ganseg.figures import pictures
 from ganseg.model import averaging, loading, prediction
 from ganseg.model.discriminator import Discriminator
@@ -40,6 +41,7 @@ ON_CUDA = (("channels_last", True),)
 # is, and without this all parts would lie in the middle.
 POINT_DIVISOR = 4.0
 WARM_UP = 3  # steps until no more memory is asked for
+MEASURED = 4  # steps that memory and operations of a way take
 
 
 def changes(device, compiled):
@@ -101,14 +103,18 @@ def compare_ways(cfg, device, n_steps=4, compiled=False):
     n_steps  timed steps of each of the two, after WARM_UP that are not timed. One in cfg.gradient_penalty_every_steps
              has the gradient penalty. Where only one of the two gives memory back, an untimed step comes before each,
              because the memory that the other gave back has to be fetched again.
-    Yields dicts: change, steps_per_s, without (steps a second), ratio (the median over the pairs), peak_gb and
-    peak_without_gb (GB of 1e9 bytes: of the process on the CPU, of PyTorch's tensors on CUDA), matrix_share (of
-    matrix_rate, by the operations that the step really makes).
+    Yields dicts: change, steps_per_s, without (steps a second), ratio (the median over the pairs), its quartiles
+    ratio_low and ratio_high, the number of pairs, peak_gb and peak_without_gb (GB of 1e9 bytes: of the process on the
+    CPU, of PyTorch's tensors on CUDA), matrix_share (of matrix_rate, by the operations that the step really makes).
     """
     pairs, rate = changes(device, compiled), {}
     ways = dict.fromkeys(way for pair in pairs.values() for way in pair)
-    memory = {way: peak_gb(cfg, way, device) for way in ways}  # before the timed steps, which leave memory behind
-    work = {way: flops(cfg, way, device) for way in ways}
+    n_all = len(ways) * MEASURED + sum(2 * (WARM_UP + n_steps * _steps_each(pair)) for pair in pairs.values())
+    memory, work, start = {}, {}, time.monotonic()
+    for i, way in enumerate(ways, start=1):  # before the timed steps, which leave memory behind
+        memory[way], work[way] = peak_gb(cfg, way, device), flops(cfg, way, device)
+        s = (time.monotonic() - start) / i / MEASURED * n_all
+        print(f"memory and operations of {i} of {len(ways)} ways; at this speed the table takes {s:.0f} s", flush=True)
     for name, pair in pairs.items():
         dtype = torch.bfloat16 if BF16[0] in pair[0].settings else torch.float32
         if dtype not in rate:
@@ -117,10 +123,25 @@ def compare_ways(cfg, device, n_steps=4, compiled=False):
         new, old = (statistics.median(column) for column in zip(*times, strict=True))
         yield {
             "change": name, "steps_per_s": 1 / new, "without": 1 / old,
-            "ratio": statistics.median(without / made for made, without in times),
+            **spread([without / made for made, without in times]),
             "peak_gb": memory[pair[0]], "peak_without_gb": memory[pair[1]],
             "matrix_share": work[pair[0]] / new / rate[dtype],
         }
+
+
+def logged(run, stage, records):
+    """Log each record of a measurement in a run, print it with the seconds so far, and yield it."""
+    start = time.monotonic()
+    for record in records:
+        run.log(stage, 0, **record)
+        words = (f"{value}:" if isinstance(value, str) else f"{name} {value:.3g}" for name, value in record.items())
+        print(f"{time.monotonic() - start:4.0f} s", *words, sep="  ", flush=True)
+        yield record
+
+
+def _steps_each(pair):
+    """How many steps are made for each that is timed; see compare_ways."""
+    return 1 if pair[0].give_back == pair[1].give_back else 2
 
 
 def _paired_seconds(cfg, pair, device, n_steps):
@@ -129,8 +150,7 @@ def _paired_seconds(cfg, pair, device, n_steps):
     for trainer in trainers:
         for _ in range(WARM_UP):
             trainer.seconds(2)
-    n_each = 1 if pair[0].give_back == pair[1].give_back else 2
-    return [[[trainer.seconds(step) for _ in range(n_each)][-1] for trainer in trainers]
+    return [[[trainer.seconds(step) for _ in range(_steps_each(pair))][-1] for trainer in trainers]
             for step in range(1, n_steps + 1)]
 
 
@@ -253,13 +273,11 @@ def _measure_run(run, n_steps=20, n_sustained=500):
     """Compare all changes, time the other stages and many steps in a row. Logs each record and prints it."""
     device = devices.choose_device(run.cfg.device)
     run.start(device)
-    measures = {"benchmark": compare_ways(run.cfg, device, n_steps, compiled=True),
-                "benchmark_stages": other_stages(run.cfg, device), "sustained": sustained(run.cfg, device, n_sustained)}
-    for stage, records in measures.items():
-        for record in records:
-            run.log(stage, 0, **record)
-            print(*(f"{value}:" if isinstance(value, str) else f"{name} {value:.3g}" for name, value in record.items()),
-                  sep="  ", flush=True)
+    for record in logged(run, "benchmark", compare_ways(run.cfg, device, n_steps, compiled=True)):
+        print(f"  {conclusion(record)}", flush=True)
+    for stage, records in (("benchmark_stages", other_stages(run.cfg, device)),
+                           ("sustained", sustained(run.cfg, device, n_sustained))):
+        list(logged(run, stage, records))
 
 
 def main(argv=None):

@@ -1,10 +1,14 @@
-"""What a training step is compared with: the released code's step, and the rate that the machine reaches; the clock."""
+"""What a step is compared with (the released code's, the machine's rate), what that shows; the clock."""
 
 import time
 
+import numpy as np
 import torch
 
 from ganseg.training import losses
+
+# Fewer pairs than this, or quartiles further apart than this share of the median, show nothing
+FEWEST_PAIRS, WIDEST = 5, 0.25
 
 
 def reference_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
@@ -37,6 +41,22 @@ def matrix_rate(device, dtype):
     product = min(seconds(device, torch.matmul, a, a) for _ in range(6))
     convolution = min(seconds(device, torch.conv2d, x, kernel, None, 1, 1) for _ in range(6))  # stride and padding 1
     return max(2 * n**3 / product, 2 * x.numel() * 256 * 9 / convolution)
+
+
+def spread(ratios):
+    """The median of ratios, their quartiles and how many they are, as a dict."""
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
+    return {"ratio": middle, "ratio_low": low, "ratio_high": high, "pairs": len(ratios)}
+
+
+def conclusion(record):
+    """What a record of compare_ways shows, in words: nothing where there are few pairs or they differ much."""
+    ratio, low, high, n = (record[name] for name in ("ratio", "ratio_low", "ratio_high", "pairs"))
+    if n < FEWEST_PAIRS:
+        return f"nothing: of {n} pairs chance decides, take n_steps {FEWEST_PAIRS} or more"
+    if high - low > WIDEST * ratio:
+        return f"nothing: half of the pairs lie between {low:.2f} and {high:.2f}, the machine was busy; repeat it"
+    return f"no difference of {n} pairs" if low <= 1 <= high else f"{ratio:.2f} times as fast"
 
 
 def seconds(device, function, *args):

@@ -38,6 +38,30 @@ def test_every_change_is_compared_with_numbers(tiny):
     assert sustained["minutes_30000"] == pytest.approx(500 / sustained["steps_per_s"])
 
 
+@pytest.mark.parametrize("ratios, said", [
+    ([1.4, 1.5, 1.5, 1.6, 1.5], "1.50 times as fast"),
+    ([0.8, 0.8, 0.9, 0.8, 0.8], "0.80 times as fast"),
+    ([0.95, 1.0, 1.05, 1.1, 0.9, 1.0], "no difference of 6 pairs"),
+    ([1.4, 1.6], "nothing: of 2 pairs chance decides"),
+    ([0.5, 3.0, 1.2, 2.0, 1.5, 1.0], "nothing: half of the pairs lie between 1.05 and 1.88, the machine was busy"),
+])  # fmt: skip
+def test_what_a_comparison_shows_is_said_and_nothing_where_pairs_are_few_or_differ(ratios, said):
+    assert reference.conclusion(reference.spread(ratios)).startswith(said)
+
+
+def test_a_measurement_says_how_far_it_is_and_keeps_what_it_found(tiny_run, tiny, capsys):
+    run = tiny_run()
+    run.start("cpu")
+    rows = benchmark.logged(run, "benchmark", benchmark.compare_ways(tiny(batch_size=2), CPU, n_steps=1))
+    first = next(rows)
+    n_ways = len({way for pair in benchmark.changes(CPU, compiled=False).values() for way in pair})
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(";")[0] for line in printed[:-1]] == [
+        f"memory and operations of {i} of {n_ways} ways" for i in range(1, n_ways + 1)]
+    assert first["change"] in printed[-1] and first["pairs"] == 1
+    assert run.records("benchmark") == [{"stage": "benchmark", "step": 0, **first}]
+
+
 def test_no_trainer_of_a_row_is_left_in_memory_for_the_next(tiny):
     rows = benchmark.compare_ways(tiny(batch_size=2), CPU, n_steps=1)
     next(rows)
