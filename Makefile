@@ -6,12 +6,12 @@ SEED ?= 0
 RUN := demo$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 RUN_FOLDER := $(if $(GANSEG_OUTPUTS),$(GANSEG_OUTPUTS),outputs)/creatures/$(RUN)
 
-.PHONY: help demo test lab filter lock shipped-model
+.PHONY: help demo test lab lock shipped-model
 
 help:
 	@echo "make demo   train, distill and evaluate on the generated creatures, from nothing, on this computer"
 	@echo "            SEED=1 uses another seed (run demo-seed1); FRESH=1 deletes the run first instead of continuing it"
-	@echo "make lab    open the project in JupyterLab, at the README that leads through the notebooks"
+	@echo "make lab    open copies of the notebooks, and all else of the project, in JupyterLab"
 	@echo "make test   check the style, then run all tests and notebooks"
 	@echo "make shipped-model   make the run creatures/demo the model that ships with the package"
 	@echo "make lock   pin the dependencies of pyproject.toml anew in requirements.lock"
@@ -32,13 +32,14 @@ test: .venv/.installed
 	@outputs="$$(mktemp -d)" && trap 'rm -rf "$$outputs"' EXIT && \
 	  GANSEG_OUTPUTS="$$outputs" .venv/bin/python -m pytest -rs --nbval-lax --nbval-current-env tests notebooks
 
-lab: .venv/.installed filter
-	.venv/bin/jupyter-lab --LabApp.default_url='/lab/tree/README.md?factory=Markdown%20Preview'
+# Lab works on copies, since it saves what it runs. A copy is made anew where the original is newer, and the old one kept.
+lab: .venv/.installed $(patsubst notebooks/%,outputs/lab/%,$(wildcard notebooks/*.ipynb))
+	.venv/bin/jupyter-lab --LabApp.default_url=/lab/tree/outputs/lab
 
-# Notebooks that were run and saved in Lab are no change to git: it compares them without their outputs.
-filter:
-	@if git rev-parse --git-dir >/dev/null 2>&1; then git config filter.notebooks.clean \
-	  '.venv/bin/nbstripout --extra-keys "metadata.widgets metadata.language_info.version cell.metadata.execution"'; fi
+outputs/lab/%.ipynb: notebooks/%.ipynb
+	@mkdir -p $(@D)
+	@if [ -e $@ ]; then mv $@ $(@:.ipynb=-old.ipynb); fi
+	@cp $< $@
 
 # Run it after make demo, or name another run with RUN=DATASET/NAME. Notebooks that need a run open with this model.
 shipped-model: .venv/.installed
