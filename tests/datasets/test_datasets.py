@@ -306,10 +306,10 @@ def test_a_link_that_leads_nowhere_and_what_is_no_file_are_named_and_the_rest_is
     assert pictures.skipped[0][1] and files.fingerprint(photos) == files.fingerprint(photos)
 
 
-def test_a_link_to_a_folder_that_is_gone_is_named(photos, capsys):
+def test_a_link_to_a_folder_that_is_gone_is_named(photos):
     os.symlink("/nowhere/at/all", photos / "more")
-    assert len(load_pictures(cfg(source=photos), "train")) == 7
-    assert "photos: 1 links lead nowhere, the first is more." in capsys.readouterr().out
+    pictures = load_pictures(cfg(source=photos), "train")
+    assert len(pictures) == 7 and [name for name, _ in pictures.skipped] == ["more"]
 
 
 @pytest.mark.parametrize("error, words", [
