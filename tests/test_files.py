@@ -50,7 +50,7 @@ WRITERS = {
     "metrics": lambda run: run.log("train", 1),
     "names of parts": lambda run: part_names.name_parts(run, ["a", "b", "c"]),
     "where a data set lies": lambda run: runs.remember("folder", source="x"),
-    "shipped model": lambda run: runs.open_run("tiny", "x", needs="gan"),
+    "shipped model": lambda run: runs.open_run("tiny", "shipped", needs="gan"),
     "report": report.write_report,
     "picture": lambda run: pictures.save(SHEET, run.folder / "figures" / "a.png"),
     "figures of an evaluation": lambda run: evaluate._save_figures(
