@@ -8,7 +8,6 @@ import textwrap
 import unicodedata
 from pathlib import PurePosixPath
 
-from ganseg import files
 from ganseg.datasets.kinds import is_picture
 
 MISSING = {"", "-", "?", "na", "n/a", "nan", "none", "null"}  # in any letter case
@@ -49,10 +48,7 @@ def read_table(source, path, pictures):
 
 def _read_rows(source, path):
     """[(line number, {column: cell})] of a table, and what its decimal points are written as."""
-    try:
-        text = _decode(source.read(path))
-    except Exception as error:  # a damaged zip member raises nearly anything
-        raise source.error(f"has a {path} that cannot be read: {files.one_line(error)}.") from None
+    text = source.parse(path, _decode)
     delimiter = max(",;\t", key=text.lstrip().partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
