@@ -80,11 +80,6 @@ def datasets():
     return sorted(path.stem for path in (ROOT / "params").glob("*.yaml") if path.stem not in NOT_DATASETS)
 
 
-def presets():
-    """Names of the presets."""
-    return sorted(path.stem for path in (ROOT / "params" / "presets").glob("*.yaml"))
-
-
 def nearest(name, known):
     """' (did you mean x?)' or ''."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
@@ -109,10 +104,11 @@ def write(cfg, path, made_with):
 
 
 def _params_file(kind, name):
-    folder, known = {"dataset": ("params", datasets()), "preset": ("params/presets", presets())}[kind]
+    folder = ROOT / ("params" if kind == "dataset" else "params/presets")
+    known = datasets() if kind == "dataset" else sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise UserError(f"{kind}: there is no {name!r}{nearest(name, known)}; known are {', '.join(known)}.")
-    return ROOT / folder / f"{name}.yaml"
+    return folder / f"{name}.yaml"
 
 
 def _read_yaml(path):

@@ -23,7 +23,6 @@ SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.y
 # Its runs of the data set tiny, which notebooks open with, and their checkpoints; no training goes by these names
 SHIPPED_RUNS = {"shipped": ("gan", "segmenter"), "shipped-gan": ("gan",)}
 STAGES = {"gan": "train", "segmenter": "distill"}  # checkpoint name -> notebook that makes it
-_held = {}  # folder -> (lock, who took it last) of a run that this process writes
 
 
 def cache_folder(dataset):
@@ -80,16 +79,14 @@ def open_run(dataset, name, needs=None, **overrides):
 def find(name):
     """The run called NAME, DATASET/NAME or by its folder; UserError where none or several are."""
     direct = [path for path in (files.absolute(name), outputs_root() / name) if os.path.exists(path / "config.yaml")]
-    of_any_dataset = outputs_root().glob(f"*/{name}/config.yaml") if Path(name).name == name else []
-    matches = direct[:1] or sorted(path.parent for path in of_any_dataset)
+    there = [Run(path.parent, None) for path in sorted(outputs_root().glob("*/*/config.yaml"))]
+    matches = [Run(path, None) for path in direct[:1]] or [run for run in there if run.folder.name == name]
     if len(matches) == 1:
-        return Run(matches[0], config.read(matches[0] / "config.yaml"))
+        return Run(matches[0].folder, config.read(matches[0].folder / "config.yaml"))
     if matches:
-        several = ", ".join(f"{path.parent.name}/{path.name}" for path in matches)
-        raise UserError(f"run: {name!r} could be {several}; name one of them.")
-    folders = sorted(path.parent for path in outputs_root().glob("*/*/config.yaml"))
-    known = [f"{folder.parent.name}/{folder.name}" for folder in folders]
-    hint = config.nearest(name, known if "/" in name else [folder.name for folder in folders])
+        raise UserError(f"run: {name!r} could be {', '.join(run.label for run in matches)}; name one of them.")
+    known = [run.label for run in there]
+    hint = config.nearest(name, known if "/" in name else [run.folder.name for run in there])
     listing = f"known are {', '.join(known)}" if known else "make one with: ganseg train"
     raise UserError(f"run: there is no {name!r} under {outputs_root()}{hint}; {listing}.")
 
@@ -109,25 +106,22 @@ class Run:
         """Keep other processes from training in this run inside the block.
 
         Raises UserError, naming the process, where another one holds it. A dead process holds nothing, however it
-        ended. A later block of this process takes the run over, since a notebook may keep a training that an error
-        ended. On a network disk without flock, filelock does what it can.
+        ended. Later blocks of this process share it, since a notebook may keep a training that an error ended. On a
+        network disk without flock, filelock does what it can.
         """
         if distributed.rank():
             yield
             return
-        folder, me = self.folder.resolve(), object()
-        lock, _ = _held.get(folder) or (self._lock(), None)
-        _held[folder] = lock, me
+        lock = self._lock()
         try:
             yield
         finally:
-            if _held.get(folder, (None, None))[1] is me:
-                del _held[folder]
-                lock.release()
+            lock.release()
 
     def _lock(self):
         """The lock of the folder, taken. What a killed process was writing is deleted."""
-        lock, holder = FileLock(self.folder / ".lock", thread_local=False), self.folder / ".holder"
+        holder = self.folder / ".holder"
+        lock = FileLock(self.folder.resolve() / ".lock", thread_local=False, is_singleton=True)
         try:
             with files.writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,7 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     """
     model = run if isinstance(run, PhotoSegmenter) else load(run, device)
     paths = [Path(os.path.expanduser(p)) for p in ([paths] if isinstance(paths, str | Path) else paths)]
-    out = _output_folder(out)
+    out = Path(os.path.expanduser(out))
     listing, skipped, unwritten, rows = _list_photos(paths, out), [], [], []
     stems = _output_names([name for name, _ in listing])
     _keep_inputs(paths, out, stems)
@@ -159,6 +159,8 @@ def _list_photos(paths, out):
 
     Where two paths have one name, more of each comes first.
     """
+    if str(out).startswith("~"):  # expanduser leaves ~nobody as it is
+        raise UserError(f"out: {out} names the folder of a user who is not there; name another folder.")
     if os.path.isfile(out) or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
         raise UserError(f"out: {out} is a file or among the photos; name another folder.")
     if len(paths) == 1:
@@ -172,14 +174,6 @@ def _list_photos(paths, out):
         for name, opener in list_pictures(path, called="photos"):
             listing.append((own if path.is_file() and name == printable(path.name) else f"{own}/{name}", opener))
     return listing
-
-
-def _output_folder(out):
-    """The Path of a folder that a user named."""
-    expanded = os.path.expanduser(out)  # which leaves ~nobody as it is
-    if str(expanded).startswith("~"):
-        raise UserError(f"out: {out} names the folder of a user who is not there; name another folder.")
-    return Path(expanded)
 
 
 def _keep_inputs(paths, out, stems):

@@ -28,7 +28,6 @@ CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks
 MANY_ALIKE = 3  # pictures with a landmark at one and the same place, from which on it is odd
 MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
 FACTS = [field.name for field in fields(Facts)]
-TUPLES = ("landmark_names", "eyes")  # lists in JSON
 DTYPES = {"images": np.uint8, "labels": np.int16}
 
 
@@ -77,8 +76,8 @@ def open_cache(folder, check_all=False):
     if "landmarks" in known:
         maps["landmarks"] = known.pop("landmarks")
     tensors = {name: torch.from_numpy(array) for name, array in maps.items()}
-    facts = {name: tuple(value) if name in TUPLES and value else value for name, value in facts.items()}
     skipped = [tuple(pair) for pair in facts.pop("skipped")]
+    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
     return Pictures(names=names, skipped=skipped, checksums=crc[:, 0], **tensors, **known, **facts)
 
 

@@ -170,28 +170,22 @@ class Source(contextlib.AbstractContextManager):
 
     def _mount(self, path, prefix=""):
         """Add the files of a folder, archive or picture; those that are there already stay."""
-        if not os.path.exists(path):
-            raise UserError(f"{self.called}: there is no {path.absolute()}.")
-        is_zip = path.suffix.lower() == ".zip" or not is_picture(path.name) and zipfile.is_zipfile(path)
+        if not (os.path.isdir(path) or os.path.isfile(path)):
+            raise UserError(f"{self.called}: there is no file or folder {path.absolute()}.")
         if path.is_dir():
             names, opened = [name for name, _ in walk(path)], lambda name, size: open_file(path / name)
-        elif path.is_file() and path.name.lower().endswith(TAR):
+        elif path.name.lower().endswith(TAR):
             return self._mount(self._unpacked(path), prefix)
-        elif path.is_file() and is_zip:
+        elif path.suffix.lower() == ".zip" or not is_picture(path.name) and zipfile.is_zipfile(path):
             archive = _Zip(path, self.called)
             names, opened = archive.members, archive.open
-        elif ".7z" in path.suffixes and path.is_file():
-            raise UserError(f"{self.called}: {path} is a 7z archive: unpack it first (7z x {path.name}) and name the "
-                            "folder.")
         else:
-            why = "it is no file"
-            if path.is_file():
-                with open(path, "rb") as file:
-                    why = None if is_picture(path.name) else kinds.why_no_picture(file.read(kinds.HEAD_BYTES))
+            names, opened = [path.name], lambda name, size: open_file(path)
+            with open_file(path) as file:
+                why = None if is_picture(path.name) else kinds.why_no_picture(file.read(kinds.HEAD_BYTES))
             if why:
                 raise UserError(f"{self.called}: {path} is neither a folder nor a zip or tar of pictures nor a picture "
                                 f"({', '.join(EXTENSIONS)}): {why}.")
-            names, opened = [path.name], lambda name, size: open_file(path)
         for name in names:
             if not is_clutter(prefix + name):
                 self._files.setdefault(prefix + name, (opened, name))
