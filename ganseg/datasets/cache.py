@@ -88,14 +88,11 @@ def _check_rows(maps, names, crc, check_all):
         if len(array) != n or array.dtype != DTYPES[name]:
             raise ValueError(f"{name}.npy is not what was written")
     for i in range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int):
-        if [zlib.crc32(_read_row(array, int(i))) for array in maps.values()] != crc[i].tolist():
+        # Read from the files: the maps would read far around a row
+        rows = [np.fromfile(array.filename, np.uint8, size, offset=array.offset + int(i) * size)
+                for array, size in ((array, array[0].nbytes) for array in maps.values())]
+        if [zlib.crc32(row) for row in rows] != crc[i].tolist():
             raise ValueError(f"picture {i} ({names[i]}) is not what was written")
-
-
-def _read_row(array, i):
-    """Row i of a map, read from its file: the map would read far around it."""
-    size = array[0].nbytes
-    return np.fromfile(array.filename, np.uint8, size, offset=array.offset + i * size)
 
 
 def _check_room(root, listing, image_size):
