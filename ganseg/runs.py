@@ -23,6 +23,7 @@ SHIPPED = Path(__file__).parent / "shipped"  # a small creatures model: config.y
 # Its runs of the data set tiny, which notebooks open with, and their checkpoints; no training goes by these names
 SHIPPED_RUNS = {"shipped": ("gan", "segmenter"), "shipped-gan": ("gan",)}
 STAGES = {"gan": "train", "segmenter": "distill"}  # checkpoint name -> notebook that makes it
+_held = {}  # folder -> (lock, who took it last) of a run that this process writes
 
 
 def cache_folder(dataset):
@@ -106,22 +107,25 @@ class Run:
         """Keep other processes from training in this run inside the block.
 
         Raises UserError, naming the process, where another one holds it. A dead process holds nothing, however it
-        ended. Later blocks of this process share it, since a notebook may keep a training that an error ended. On a
-        network disk without flock, filelock does what it can.
+        ended. A later block of this process takes the run over, since a notebook may keep a training that an error
+        ended. On a network disk without flock, filelock does what it can.
         """
         if distributed.rank():
             yield
             return
-        lock = self._lock()
+        folder, me = self.folder.resolve(), object()
+        lock, _ = _held.get(folder) or (self._lock(), None)
+        _held[folder] = lock, me
         try:
             yield
         finally:
-            lock.release()
+            if _held.get(folder, (None, None))[1] is me:
+                del _held[folder]
+                lock.release()
 
     def _lock(self):
         """The lock of the folder, taken. What a killed process was writing is deleted."""
-        holder = self.folder / ".holder"
-        lock = FileLock(self.folder.resolve() / ".lock", thread_local=False, is_singleton=True)
+        lock, holder = FileLock(self.folder / ".lock", thread_local=False), self.folder / ".holder"
         try:
             with files.writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
