@@ -30,8 +30,12 @@ def main(stage, work, needs=None, argv=None):
 
 
 def exit_on_user_error(function, *args):
-    """Call a function; print what stopped it as one sentence, without a traceback, and exit."""
-    with _lasting_output():
+    """Call a function; print what stopped it as one sentence, without a traceback, and exit.
+
+    What it prints never makes it fail: the work matters more, and its results are in files.
+    """
+    streams = (_Output(stream or open(os.devnull, "w", encoding="utf-8")) for stream in (sys.stdout, sys.stderr))
+    with contextlib.redirect_stdout(next(streams)), contextlib.redirect_stderr(next(streams)):
         try:
             function(*args)
         except (UserError, NotebookFailed) as error:
@@ -39,6 +43,9 @@ def exit_on_user_error(function, *args):
         except KeyboardInterrupt:
             print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
             sys.exit(130)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 class _Output:
@@ -66,18 +73,6 @@ class _Output:
             return function(*args)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # for what is still to be flushed too
-
-
-@contextlib.contextmanager
-def _lasting_output():
-    """Let printing inside the block never fail: the work matters more, and its results are in files."""
-    streams = (_Output(stream or open(os.devnull, "w", encoding="utf-8")) for stream in (sys.stdout, sys.stderr))
-    with contextlib.redirect_stdout(next(streams)), contextlib.redirect_stderr(next(streams)):
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
 
 
 def add_parameters(parser):

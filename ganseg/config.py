@@ -1,6 +1,7 @@
 """Settings from params/, presets, a user and a run's folder, checked and merged into one config."""
 
 import difflib
+import re
 from pathlib import Path
 
 import yaml
@@ -80,11 +81,6 @@ def datasets():
     return sorted(path.stem for path in (ROOT / "params").glob("*.yaml") if path.stem not in NOT_DATASETS)
 
 
-def presets():
-    """Names of the presets."""
-    return sorted(path.stem for path in (ROOT / "params" / "presets").glob("*.yaml"))
-
-
 def nearest(name, known):
     """' (did you mean x?)' or ''."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
@@ -104,15 +100,15 @@ def read(path):
 def write(cfg, path, made_with):
     """Save a config with what it was made with (commit, versions, device)."""
     values = {**cfg.model_dump(), "made_with": made_with}
-    text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
-    files.write_text(path, text)
+    files.write_text(path, yaml.safe_dump(values, sort_keys=False, default_flow_style=None))
 
 
 def _params_file(kind, name):
-    folder, known = {"dataset": ("params", datasets()), "preset": ("params/presets", presets())}[kind]
+    folder = ROOT / ("params" if kind == "dataset" else "params/presets")
+    known = datasets() if kind == "dataset" else sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise UserError(f"{kind}: there is no {name!r}{nearest(name, known)}; known are {', '.join(known)}.")
-    return ROOT / folder / f"{name}.yaml"
+    return folder / f"{name}.yaml"
 
 
 def _read_yaml(path):
@@ -129,20 +125,13 @@ def _sentence(error):
     """One pydantic error as field, value and what is allowed."""
     if error["type"] == "value_error":  # one of ours
         return str(error["ctx"]["error"])
-    field = ".".join(str(part) for part in error["loc"] if str(part) not in ("list[constrained-int]",))
+    field = ".".join(str(part) for part in error["loc"] if part != "list[constrained-int]")
     if error["type"] == "extra_forbidden":
         return f"{field}: there is no such setting{nearest(field, Config.model_fields)}."
     if error["type"] == "missing":
         return f"{field}: is missing."
     value, hint = error["input"], ""
-    if isinstance(value, str) and _is_number(value):
+    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", value, re.IGNORECASE):
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if "e" in value.lower() else " (write it without quotes)"
     message = error["msg"].removeprefix("Input ")
     return f"{field}: {short.repr(value)} is not allowed; it {message}{hint}."
-
-
-def _is_number(text):
-    try:
-        return float(text) is not None
-    except ValueError:
-        return False

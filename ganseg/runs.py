@@ -80,16 +80,14 @@ def open_run(dataset, name, needs=None, **overrides):
 def find(name):
     """The run called NAME, DATASET/NAME or by its folder; UserError where none or several are."""
     direct = [path for path in (files.absolute(name), outputs_root() / name) if os.path.exists(path / "config.yaml")]
-    of_any_dataset = outputs_root().glob(f"*/{name}/config.yaml") if Path(name).name == name else []
-    matches = direct[:1] or sorted(path.parent for path in of_any_dataset)
+    there = [Run(path.parent, None) for path in sorted(outputs_root().glob("*/*/config.yaml"))]
+    matches = [Run(path, None) for path in direct[:1]] or [run for run in there if run.folder.name == name]
     if len(matches) == 1:
-        return Run(matches[0], config.read(matches[0] / "config.yaml"))
+        return Run(matches[0].folder, config.read(matches[0].folder / "config.yaml"))
     if matches:
-        several = ", ".join(f"{path.parent.name}/{path.name}" for path in matches)
-        raise UserError(f"run: {name!r} could be {several}; name one of them.")
-    folders = sorted(path.parent for path in outputs_root().glob("*/*/config.yaml"))
-    known = [f"{folder.parent.name}/{folder.name}" for folder in folders]
-    hint = config.nearest(name, known if "/" in name else [folder.name for folder in folders])
+        raise UserError(f"run: {name!r} could be {', '.join(run.label for run in matches)}; name one of them.")
+    known = [run.label for run in there]
+    hint = config.nearest(name, known if "/" in name else [run.folder.name for run in there])
     listing = f"known are {', '.join(known)}" if known else "make one with: ganseg train"
     raise UserError(f"run: there is no {name!r} under {outputs_root()}{hint}; {listing}.")
 

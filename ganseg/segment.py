@@ -94,7 +94,7 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     """
     model = run if isinstance(run, PhotoSegmenter) else load(run, device)
     paths = [Path(os.path.expanduser(p)) for p in ([paths] if isinstance(paths, str | Path) else paths)]
-    out = _output_folder(out)
+    out = Path(os.path.expanduser(out))
     listing, skipped, unwritten, rows = _list_photos(paths, out), [], [], []
     stems = _output_names([name for name, _ in listing])
     _keep_inputs(paths, out, stems)
@@ -155,10 +155,9 @@ def _resized_labels(logits, W, H):
 
 
 def _list_photos(paths, out):
-    """(name, opener) of all photos. With several paths, the own name of a folder or archive comes first.
-
-    Where two paths have one name, more of each comes first.
-    """
+    """(name, opener) of all photos; of several paths their own names come first, and more of each if two are alike."""
+    if str(out).startswith("~"):  # expanduser leaves ~nobody as it is
+        raise UserError(f"out: {out} names the folder of a user who is not there; name another folder.")
     if os.path.isfile(out) or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
         raise UserError(f"out: {out} is a file or among the photos; name another folder.")
     if len(paths) == 1:
@@ -172,14 +171,6 @@ def _list_photos(paths, out):
         for name, opener in list_pictures(path, called="photos"):
             listing.append((own if path.is_file() and name == printable(path.name) else f"{own}/{name}", opener))
     return listing
-
-
-def _output_folder(out):
-    """The Path of a folder that a user named."""
-    expanded = os.path.expanduser(out)  # which leaves ~nobody as it is
-    if str(expanded).startswith("~"):
-        raise UserError(f"out: {out} names the folder of a user who is not there; name another folder.")
-    return Path(expanded)
 
 
 def _keep_inputs(paths, out, stems):
@@ -208,12 +199,10 @@ def _folded(name):
 
 
 def _segment_all(model, listing, batch_size, skipped):
-    """Yield (position, photo, labels) of the photos that can be read. The others go to `skipped`.
-
-    Of a batch only the squares are kept. Each photo is decoded again, at its own size, when its turn comes.
-    """
+    """Yield (position, photo, labels) of the photos that can be read. The others go to `skipped`."""
     for start in range(0, len(listing), batch_size):
         batch = range(start, min(start + batch_size, len(listing)))
+        # A photo is decoded again, at its own size, when its turn comes: only the squares are kept
         squares = {i: _read(listing[i], model.square, skipped) for i in batch}
         squares = {i: square for i, square in squares.items() if square is not None}
         if squares:
@@ -233,12 +222,9 @@ def _read(file, reader, skipped):
 
 
 def _save_parts(photo, labels, n_parts, stem):
-    """Write the two files of a photo, or none; why they cannot be written, or None.
-
-    Pillow blends large photos in less memory than numpy.
-    """
+    """Write the two files of a photo, or none; why they cannot be written, or None."""
     parts = pictures.indexed(labels, n_parts)
-    painted = Image.blend(photo, parts.convert("RGB"), 0.6)
+    painted = Image.blend(photo, parts.convert("RGB"), 0.6)  # in less memory than by numpy
     mask, overlay = (f"{stem}{end}" for end in ENDS)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)

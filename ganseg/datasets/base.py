@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+PER_PICTURE = ("names", "images", "labels", "landmarks", "checksums", "boxes", "masks", "train", "fit")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Facts:
@@ -17,6 +19,18 @@ class Facts:
     eyes: tuple[int, int] | None = None  # the two landmarks of the inter-ocular distance, left and right
     frame_px: float | None = None  # width of the frames in which the data set's own protocol counts pixels
     split_by: str = "as published"  # how test pictures were told from training pictures
+
+    def take(self, rows):
+        """Those at some rows (an array of indices). A slice of mapped arrays stays mapped, others are gathered."""
+        rows = np.asarray(rows, np.int64)
+        first, last = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
+        chosen = slice(first, last) if np.array_equal(rows, np.arange(first, last)) else rows
+        kept = {}
+        for name in PER_PICTURE:
+            values = getattr(self, name, None)
+            if values is not None:
+                kept[name] = [values[i] for i in rows] if name in ("names", "masks") else values[chosen]
+        return replace(self, **kept)
 
 
 @dataclass(frozen=True, eq=False)  # == on tensors would raise
@@ -45,19 +59,6 @@ class Pictures(Facts):
         """(N,) bool: the pictures with labels of which some are known; None: no picture has labels."""
         return None if self.labels is None else (self.labels >= 0).flatten(1).any(dim=1).numpy()
 
-    def take(self, rows):
-        """The pictures at some rows (an array of indices). A slice of mapped ones stays mapped, others are gathered."""
-        rows = np.asarray(rows, np.int64)
-        first, last = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
-        is_slice = np.array_equal(rows, np.arange(first, last))
-        index = torch.from_numpy(rows)
-        arrays = {name: getattr(self, name) for name in ("images", "labels", "landmarks")}
-        kept = {name: array[first:last] if is_slice else array.index_select(0, index)
-                for name, array in arrays.items() if array is not None}
-        known = {name: getattr(self, name) for name in ("checksums", "boxes")}
-        kept |= {name: array[rows] for name, array in known.items() if array is not None}
-        return replace(self, names=[self.names[i] for i in rows], train=None, fit=None, **kept)
-
 
 @dataclass(frozen=True, eq=False)
 class Listing(Facts):
@@ -70,14 +71,6 @@ class Listing(Facts):
     train: np.ndarray | None = None  # (N,) bool: of the split "train", what is trained on; None: all
     fit: np.ndarray | None = None  # (N,) bool: of the split "train", what is fitted on; None: all
     upright: bool = False  # annotations refer to the picture as its EXIF data turns it
-
-    def take(self, rows):
-        """The listing of some rows."""
-        rows = np.asarray(rows, np.int64)
-        arrays = {name: getattr(self, name) for name in ("landmarks", "train", "fit")}
-        arrays = {name: array[rows] for name, array in arrays.items() if array is not None}
-        masks = self.masks and [self.masks[i] for i in rows]
-        return replace(self, names=[self.names[i] for i in rows], masks=masks, **arrays)
 
 
 class Wanted(NamedTuple):

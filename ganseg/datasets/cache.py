@@ -28,7 +28,6 @@ CHECKED_ROWS = 1000  # spread over the pictures, on each opening; prepare checks
 MANY_ALIKE = 3  # pictures with a landmark at one and the same place, from which on it is odd
 MAX_OUTSIDE = 0.01  # share of landmarks outside their pictures, above which something is wrong with all
 FACTS = [field.name for field in fields(Facts)]
-TUPLES = ("landmark_names", "eyes")  # lists in JSON
 DTYPES = {"images": np.uint8, "labels": np.int16}
 
 
@@ -77,8 +76,8 @@ def open_cache(folder, check_all=False):
     if "landmarks" in known:
         maps["landmarks"] = known.pop("landmarks")
     tensors = {name: torch.from_numpy(array) for name, array in maps.items()}
-    facts = {name: tuple(value) if name in TUPLES and value else value for name, value in facts.items()}
     skipped = [tuple(pair) for pair in facts.pop("skipped")]
+    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
     return Pictures(names=names, skipped=skipped, checksums=crc[:, 0], **tensors, **known, **facts)
 
 
@@ -89,14 +88,11 @@ def _check_rows(maps, names, crc, check_all):
         if len(array) != n or array.dtype != DTYPES[name]:
             raise ValueError(f"{name}.npy is not what was written")
     for i in range(n) if check_all else np.linspace(0, n - 1, min(CHECKED_ROWS, n)).astype(int):
-        if [zlib.crc32(_read_row(array, int(i))) for array in maps.values()] != crc[i].tolist():
+        # Read from the files: the maps would read far around a row
+        rows = [np.fromfile(array.filename, np.uint8, size, offset=array.offset + int(i) * size)
+                for array, size in ((array, array[0].nbytes) for array in maps.values())]
+        if [zlib.crc32(row) for row in rows] != crc[i].tolist():
             raise ValueError(f"picture {i} ({names[i]}) is not what was written")
-
-
-def _read_row(array, i):
-    """Row i of a map, read from its file: the map would read far around it."""
-    size = array[0].nbytes
-    return np.fromfile(array.filename, np.uint8, size, offset=array.offset + i * size)
 
 
 def _check_room(root, listing, image_size):

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ganseg.datasets.base import Listing, Wanted
 from ganseg.datasets.decode import in_parallel
-from ganseg.datasets.kinds import EXTENSIONS, FORMATS
+from ganseg.datasets.kinds import FORMATS, is_picture
+from ganseg.datasets.source import parse_rows
 
 ARCHIVES = {"img_align_celeba.zip": "img_align_celeba/"}
 OBTAIN = (
@@ -55,7 +56,7 @@ def list_split(source, split, cfg):
     test = _read_table(source, TEST, 0)
     if split == "train":
         chosen_by, fit = PARTITION, _read_table(source, FIT, 0)
-        train = {name for name, (part,) in _read_table(source, PARTITION, 1).items() if part == 0}
+        train = {name for name, part in _read_table(source, PARTITION, 1).items() if part == 0}
         names = sorted((train | fit.keys()) - test.keys())
         source.check_all_in(there, list(fit), f"pictures of {FIT} in {pictures}")
     else:
@@ -91,23 +92,19 @@ def download(folder, reader):
 def _read_table(source, name, n):
     """{picture: its n numbers} of a list, whose first two lines may be a header: how many pictures, and the columns."""
     path = source.find(name, needed=True)
-    rows = {}
-    for number, line in enumerate(source.read_lines(path), 1):
-        picture, *fields = line.split() or [""]
-        is_row = picture.lower().endswith(EXTENSIONS)
-        if not picture or (number <= 2 and not is_row):
-            continue
-        try:
-            rows[picture] = [float(field) for field in fields]
-        except ValueError:
-            is_row = False
-        if not is_row or len(fields) != n:
-            numbers = {0: "", 1: " and a number"}.get(n, f" and {n} numbers")
-            raise source.error(f"has a malformed line in {path}: line {number}, {line[:100]!r}, is not a picture's "
-                               f"name{numbers}.")
+    lines = source.read_lines(path)
+    lines[:2] = [line if is_picture(line.strip().partition(" ")[0]) else "" for line in lines[:2]]
+    form, where = "picture" + n * " number", f"{source.called}: {path} of {source.path}"
+    rows = parse_rows(lines, where, form, _name, *n * [float])
     if not rows:
         raise source.error(f"has no picture in {path}.")
     return rows
+
+
+def _name(text):
+    if not is_picture(text):
+        raise ValueError(text)
+    return text
 
 
 def _has_large_face(source, paths, boxes):

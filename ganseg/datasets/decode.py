@@ -29,6 +29,7 @@ PROGRESS_EVERY_S = 5.0
 TRANSPOSE = Image.Transpose
 UPRIGHT = {2: TRANSPOSE.FLIP_LEFT_RIGHT, 3: TRANSPOSE.ROTATE_180, 4: TRANSPOSE.FLIP_TOP_BOTTOM,
            5: TRANSPOSE.TRANSPOSE, 6: TRANSPOSE.ROTATE_270, 7: TRANSPOSE.TRANSVERSE, 8: TRANSPOSE.ROTATE_90}
+SIDEWAYS = [UPRIGHT[orientation] for orientation in (5, 6, 7, 8)]
 ORIENTATION = 0x0112  # EXIF tag
 GREY_TOPS = {"F": (1, 255, 65535), "I": (255, 65535)}  # what white may be in grey of more than 8 bits
 
@@ -96,14 +97,6 @@ def _pad(image, box, image_size, **how):
     return np.pad(image, sides[: np.ndim(image)], **how)
 
 
-def _orientation(picture):
-    """EXIF orientation, 1-8. (ImageOps.exif_transpose fails on EXIF that it cannot write back.)"""
-    try:
-        return picture.getexif().get(ORIENTATION, 1)
-    except Exception:
-        return 1
-
-
 def _rgb(picture):
     """Any mode to RGB; transparent pixels show white, as on a page."""
     if picture.mode in GREY_TOPS or picture.mode.startswith("I;16"):
@@ -141,12 +134,13 @@ def _decode(source, smallest=None, upright=True, convert=_rgb):
             if smallest:
                 picture.draft(None, (smallest, smallest))
             picture.load()  # before the orientation: TIFF turns itself here
-            orientation = _orientation(picture) if upright else 1
-            turn = UPRIGHT.get(orientation)
+            turn = None  # ImageOps.exif_transpose fails on EXIF that it cannot write back
+            with contextlib.suppress(Exception):
+                turn = UPRIGHT.get(picture.getexif().get(ORIENTATION)) if upright else None
             turned = convert(picture) if turn is None else convert(picture).transpose(turn)
             if picture.format not in ("JPEG", "MPO"):  # only these are drafted
                 size = turned.size
-            elif orientation >= 5:
+            elif turn in SIDEWAYS:
                 size = size[::-1]
         return turned, size
     except UnidentifiedImageError as error:

@@ -10,7 +10,6 @@ import torchvision
 from PIL import Image
 from scipy.io import loadmat
 
-from ganseg import files
 from ganseg.datasets.base import Listing, Wanted
 
 ARCHIVES = {"102flowers.tgz": "jpg/", "102segmentations.tgz": "segmim/"}
@@ -35,7 +34,8 @@ def list_split(source, split, cfg):
     Returns a Listing. Raises UserError when the pictures, setid.mat or masks of test pictures are missing or damaged.
     """
     folder, segmim = source.find("jpg/", needed=True), source.find("segmim/")
-    ids, there = _read_ids(source, KEYS[split]), set(source.names)
+    ids = source.parse(source.find(SPLIT_FILE, needed=True), lambda data: loadmat(io.BytesIO(data))[KEYS[split]])
+    ids, there = ids.ravel().astype(int), set(source.names)
     names = [f"{folder}image_{i:05d}.jpg" for i in ids]
     source.check_all_in(there, names, f"pictures of {KEYS[split]} in {SPLIT_FILE}")
     if segmim is None:
@@ -64,15 +64,3 @@ def download(folder, reader):
     """Fetch pictures and splits by torchvision, and the segmentations. Raises RuntimeError or OSError."""
     torchvision.datasets.Flowers102(folder, download=True)
     torchvision.datasets.utils.download_and_extract_archive(SEGMENTATIONS, folder)
-
-
-def _read_ids(source, key):
-    path = source.find(SPLIT_FILE, needed=True)
-    try:
-        splits = loadmat(io.BytesIO(source.read(path)))
-        ids = splits[key].ravel().astype(np.int64).tolist() if key in splits else None
-    except Exception as error:  # loadmat raises nearly anything on a damaged file
-        raise source.error(f"has a damaged {path} ({files.one_line(error)}); download it again.") from None
-    if ids is None:
-        raise source.error(f"has no {key} in {path}, which should hold trnid, valid and tstid.")
-    return ids

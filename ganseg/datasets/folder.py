@@ -77,17 +77,13 @@ def _choose(names, split, annotated, split_of):
     if split_of:
         return [name for name in names if split_of.get(name, "train") == split], TABLE
     if annotated:
-        test = _test_half(annotated)
+        # Whether a picture is tested on depends on no other one, but for the first two
+        by_hash = sorted(annotated, key=_hash)
+        n = sum(_hash(name) < "8" for name in by_hash)
+        test = set(by_hash[: min(max(n, 1), max(len(by_hash) - 1, 1))])
         return [name for name in names if (name in test) == (split == "test")], BY_HASH
     n = len(names) if split == "train" else min(N_TEST, len(names))
     return [names[i * len(names) // n] for i in range(n)], "nothing: test pictures are training pictures too"
-
-
-def _test_half(annotated):
-    """The annotated pictures that are tested on. What another picture is does not change it, but for the first two."""
-    by_hash = sorted(annotated, key=_hash)
-    n = sum(_hash(name) < "8" for name in by_hash)
-    return set(by_hash[: min(max(n, 1), max(len(by_hash) - 1, 1))])
 
 
 def _hash(name):

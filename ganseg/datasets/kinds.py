@@ -23,7 +23,7 @@ UNKNOWN = "not a picture of a known format"
 KINDS = [(re.compile(pattern, re.DOTALL), why) for pattern, why in (
     (rb"....ftyp.{0,40}?(hei[cxms]|hev[cx])", "HEIC cannot be read: convert it to JPEG"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL cannot be read: convert it to JPEG"),
-    (rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b", "an archive within the source is not opened: unpack it"),
+    (rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b", "this archive is not opened: unpack it"),
     (rb"....ftyp(?!avi[fs]|mi|ms)|RIFF....AVI |\x1aE\xdf\xa3", "a video is no picture: save its frames as JPEG"),
 )]
 N_TOLD = 10  # kinds of files left out that are told

@@ -38,6 +38,30 @@ def locate(path, wanted, called="source"):
     return found
 
 
+def parse_rows(lines, where, form, *kinds):
+    """{id: what follows it} of a list's lines: one value, or a tuple.
+
+    where  what the lines are of, for messages
+    form   the fields' names for messages, the id first; two that end in id are the key together
+    kinds  functions that read the fields; the last field may hold spaces
+    Raises UserError for a line that is of another form or has the id of an earlier one.
+    """
+    rows, n_ids = {}, sum(field.endswith("id") for field in form.split()) or 1
+    for number, line in enumerate(lines, 1):
+        fields = line.strip().split(maxsplit=len(kinds) - 1)
+        if not fields:
+            continue
+        try:
+            values = [kind(field) for kind, field in zip(kinds, fields, strict=True)]
+        except (ValueError, KeyError):
+            raise UserError(f"{where}, line {number}: {line[:100]!r} is not '{form}'.") from None
+        key, value = (v[0] if len(v) == 1 else tuple(v) for v in (values[:n_ids], values[n_ids:]))
+        if key in rows:
+            raise UserError(f"{where}, line {number}: {line[:100]!r} has the id of an earlier line.")
+        rows[key] = value
+    return rows
+
+
 class Source(contextlib.AbstractContextManager):
     """A folder, zip, tar or single picture, as files by name.
 
@@ -79,12 +103,23 @@ class Source(contextlib.AbstractContextManager):
         opened, inside = self._files[name]
         return opened(inside, size)
 
+    def parse(self, name, parser):
+        """What a function makes of a file's bytes. Raises UserError when it is damaged."""
+        try:
+            return parser(self.read(name))
+        except UserError:
+            raise
+        except Exception as error:  # a damaged file or zip member raises nearly anything
+            raise self.error(f"has a {name} that cannot be read: {files.one_line(error)}; if it is damaged, copy or "
+                             "download it again.") from None
+
     def read_lines(self, name):
         """A text file's lines, without a byte order mark. Raises UserError when it is damaged."""
-        try:
-            return self.read(name).decode("utf-8-sig", "replace").splitlines()
-        except Exception as error:  # a damaged zip member raises nearly anything
-            raise self.error(f"has a {name} that cannot be read: {files.one_line(error)}.") from None
+        return self.parse(name, lambda data: data.decode("utf-8-sig", "replace").splitlines())
+
+    def read_rows(self, name, form, *kinds):
+        """A list of lines, see parse_rows."""
+        return parse_rows(self.read_lines(name), f"{self.called}: {name} of {self.path}", form, *kinds)
 
     def find(self, name, needed=False):
         """The path nearest the top of a file, or where `name` ends in / of a folder, which ends in / too.
@@ -135,28 +170,22 @@ class Source(contextlib.AbstractContextManager):
 
     def _mount(self, path, prefix=""):
         """Add the files of a folder, archive or picture; those that are there already stay."""
-        if not os.path.exists(path):
-            raise UserError(f"{self.called}: there is no {path.absolute()}.")
-        is_zip = path.suffix.lower() == ".zip" or not is_picture(path.name) and zipfile.is_zipfile(path)
+        if not (os.path.isdir(path) or os.path.isfile(path)):
+            raise UserError(f"{self.called}: there is no file or folder {path.absolute()}.")
         if path.is_dir():
             names, opened = [name for name, _ in walk(path)], lambda name, size: open_file(path / name)
-        elif path.is_file() and path.name.lower().endswith(TAR):
+        elif path.name.lower().endswith(TAR):
             return self._mount(self._unpacked(path), prefix)
-        elif path.is_file() and is_zip:
+        elif path.suffix.lower() == ".zip" or not is_picture(path.name) and zipfile.is_zipfile(path):
             archive = _Zip(path, self.called)
             names, opened = archive.members, archive.open
-        elif ".7z" in path.suffixes and path.is_file():
-            raise UserError(f"{self.called}: {path} is a 7z archive: unpack it first (7z x {path.name}) and name the "
-                            "folder.")
         else:
-            why = "it is no file"
-            if path.is_file():
-                with open(path, "rb") as file:
-                    why = None if is_picture(path.name) else kinds.why_no_picture(file.read(kinds.HEAD_BYTES))
+            names, opened = [path.name], lambda name, size: open_file(path)
+            with open_file(path) as file:
+                why = None if is_picture(path.name) else kinds.why_no_picture(file.read(kinds.HEAD_BYTES))
             if why:
                 raise UserError(f"{self.called}: {path} is neither a folder nor a zip or tar of pictures nor a picture "
                                 f"({', '.join(EXTENSIONS)}): {why}.")
-            names, opened = [path.name], lambda name, size: open_file(path)
         for name in names:
             if not is_clutter(prefix + name):
                 self._files.setdefault(prefix + name, (opened, name))

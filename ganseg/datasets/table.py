@@ -8,7 +8,6 @@ import textwrap
 import unicodedata
 from pathlib import PurePosixPath
 
-from ganseg import files
 from ganseg.datasets.kinds import is_picture
 
 MISSING = {"", "-", "?", "na", "n/a", "nan", "none", "null"}  # in any letter case
@@ -49,10 +48,7 @@ def read_table(source, path, pictures):
 
 def _read_rows(source, path):
     """[(line number, {column: cell})] of a table, and what its decimal points are written as."""
-    try:
-        text = _decode(source.read(path))
-    except Exception as error:  # a damaged zip member raises nearly anything
-        raise source.error(f"has a {path} that cannot be read: {files.one_line(error)}.") from None
+    text = source.parse(path, _decode)
     delimiter = max(",;\t", key=text.lstrip().partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
@@ -113,13 +109,11 @@ def match(names, pictures, top=""):
     top  the folder of the table with the names, which ends in /; pictures below it may be named from there
     A name is taken as it is, else without images/, extension or folders, else in any letter case and Unicode form.
     """
-    there = set(pictures)
-    found = {name: [path] for name in names for path in (name, top + name) if path in there}
-    index = {}  # form -> how clear it is -> pictures
-    for picture in pictures if len(found) < len(set(names)) else []:
+    found, index = {}, {}  # index: form -> how clear it is -> pictures
+    for picture in pictures:
         for rank, form in enumerate(_forms(_plain(picture), _plain(top))):
             index.setdefault(form, {}).setdefault(rank, []).append(picture)
-    for name in set(names) - found.keys():
+    for name in set(names):
         wanted = PurePosixPath(_plain(name).replace("\\", "/")).as_posix()
         ranks = index.get(wanted) or index.get(wanted.casefold()) or {0: []}
         found[name] = ranks[min(ranks)]

@@ -9,9 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from ganseg import files
 from ganseg.datasets.base import Listing, Wanted
-from ganseg.errors import UserError
 
 ARCHIVES = {}
 OBTAIN = (
@@ -126,16 +124,13 @@ def _unpickle(source, path):
                 raise source.error(f"holds code in {path}, {module}.{name}, and it is not opened.")
             return super().find_class(module, name)
 
-    try:
-        table = Careful(io.BytesIO(source.read(path))).load()
+    def columns(data):
+        table = Careful(io.BytesIO(data)).load()
         if not isinstance(table, pd.DataFrame):
-            raise TypeError(f"it holds a {type(table).__name__}, not a table")
+            raise TypeError(f"it holds a {type(table).__name__}, not a table of pandas")
         return {str(column): table[column].tolist() for column in table.columns}
-    except UserError:
-        raise
-    except Exception as error:  # a damaged pickle raises nearly anything
-        reason = files.one_line(error)
-        raise source.error(f"has a {path} that cannot be read as a pickled pandas table: {reason}.") from None
+
+    return source.parse(path, columns)
 
 
 def _find_pictures(source, names, what, folder, prefix=""):
@@ -145,17 +140,12 @@ def _find_pictures(source, names, what, folder, prefix=""):
         if picture.startswith(folder):
             for ending in _endings(picture):
                 known.setdefault(ending, []).append(picture)
-    found = [next((known[e] for e in _endings(prefix + name) if e in known), []) for name in names]
-    there = {name for name, hits in zip(names, found, strict=True) if hits}
-    source.check_all_in(there, names, f"{what} in {folder}")
-    names_of = {}
-    for name, hits in zip(names, found, strict=True):
+    found = {name: next((known[e] for e in _endings(prefix + name) if e in known), []) for name in names}
+    source.check_all_in({name for name, hits in found.items() if hits}, names, f"{what} in {folder}")
+    for name, hits in found.items():
         if len(hits) > 1:
             raise source.error(f"has several files in {folder} for {name} of the {what}: {', '.join(hits[:3])}.")
-        if hits[0] in names_of:
-            raise source.error(f"has one file, {hits[0]}, for two of the {what}: {names_of[hits[0]]} and {name}.")
-        names_of[hits[0]] = name
-    return list(names_of)
+    return [found[name][0] for name in names]
 
 
 def _endings(path):

@@ -38,11 +38,9 @@ def walk(root, prefix="", seen=None):
     try:
         with os.scandir(root) as entries:
             entries = sorted(_seen_from_here(entry) for entry in entries if not is_clutter(entry.name))
-    except PermissionError:
-        raise UserError(f"source: {printable(str(root))} may not be read; change its permissions or move it "
-                        "away.") from None
-    except OSError as error:  # a folder that went away, a disk that fails
-        raise UserError(f"source: {printable(str(root))} cannot be read: {error.strerror}.") from None
+    except OSError as error:  # it may not be entered, went away, or the disk fails
+        raise UserError(f"source: {printable(str(root))} cannot be read: {error.strerror}; make it readable, or move "
+                        "it away.") from None
     for name, is_folder, found in entries:
         if is_folder:
             yield from walk(os.path.join(root, name), f"{prefix}{name}/", seen | {here})
