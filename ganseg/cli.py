@@ -9,6 +9,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import yaml
 
 from ganseg import arguments, config, files, signals
@@ -25,10 +26,8 @@ OF_MANY_RUNS = {"compare"}  # its data set may be `all`, and its run is only a f
 def main(argv=None):
     """Entry point of the command `ganseg`."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["segment"]:
-        arguments.exit_on_user_error(_segment, argv[1:])
-    else:
-        arguments.exit_on_user_error(_notebook, argv)
+    work, argv = (_segment, argv[1:]) if argv[:1] == ["segment"] else (_notebook, argv)
+    arguments.exit_on_user_error(work, argv)
 
 
 def _notebook(argv):
@@ -122,17 +121,11 @@ def _execute(papermill, source, executed, values):
     with signals.taken(_interrupt_notebook) as asked:
         try:
             papermill.execute_notebook(
-                str(source),
-                str(executed),
-                parameters=values,
-                kernel_name="python3",
-                progress_bar=False,
-                stdout_file=sys.stdout,
-                stderr_file=sys.stderr,
-                store_widget_state=False,
+                str(source), str(executed), values, kernel_name="python3", progress_bar=False,
+                stdout_file=sys.stdout, stderr_file=sys.stderr, store_widget_state=False,
                 coalesce_streams=True,  # else each printed line is an output of its own in the executed copy
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what the kernel says is not for our users
-            )
+            )  # fmt: skip
         except RuntimeError:  # the notebook's process was still starting when it was to stop
             if asked:
                 raise KeyboardInterrupt from None
@@ -150,8 +143,6 @@ def _execute(papermill, source, executed, values):
 
 def _interrupt_notebook():
     """Interrupt the notebook's process, which gets no signal of its own from Ctrl-C or a scheduler."""
-    import psutil  # only notebooks need it
-
     for child in psutil.Process().children():
         child.send_signal(signal.SIGINT)
 

@@ -33,10 +33,13 @@ def run_all(dataset, wanted, scheduler=None, workers=None, timeout_s=20):
         return
     cores = joblib.cpu_count()  # those this process may use
     workers = min(workers or torch.cuda.device_count() or cores, len(missing))
-    threads = max(1, cores // workers)
     with _client(scheduler, workers, timeout_s) as client:
-        for trial, future in _as_they_end(client, _submit(client, dataset, missing, threads)):
-            yield trial, _outcome(dataset, trial, future)
+        for trial, future in _as_they_end(client, _submit(client, dataset, missing, max(1, cores // workers))):
+            try:
+                reason = future.result(timeout=10)
+            except Exception as error:  # a worker that died too often, a scheduler that went away
+                reason = _mark(runs.outputs_root() / dataset / trial.name, error)
+            yield trial, reason
 
 
 def _submit(client, dataset, missing, threads):
@@ -55,10 +58,8 @@ def _as_they_end(client, waiting):
 
     seen = time.monotonic()  # when there last was a worker
     while waiting:
-        try:
+        with contextlib.suppress(TimeoutError):
             wait(list(waiting), timeout=2, return_when="FIRST_COMPLETED")
-        except TimeoutError:
-            pass
         for future in [future for future in waiting if future.status not in ("pending", "lost")]:
             yield waiting.pop(future), future
         if client.status == "running" and client.scheduler_info()["workers"]:
@@ -76,10 +77,9 @@ def _client(scheduler, workers, timeout_s):
     with contextlib.ExitStack() as stack:
         try:
             if scheduler is None:
-                scheduler = stack.enter_context(
-                    LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=None,
-                                 dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
-                )  # fmt: skip
+                scheduler = stack.enter_context(LocalCluster(
+                    n_workers=workers, threads_per_worker=1, memory_limit=None, dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL))
             client = stack.enter_context(Client(scheduler, timeout=timeout_s))
         except (OSError, TypeError, ValueError) as error:
             raise UserError(f"scheduler: no Dask scheduler answers at {scheduler} ({error}).") from None
@@ -105,14 +105,6 @@ def run_trial(dataset, trial, outputs, threads, parent=None):
         (folder / "error.txt").unlink(missing_ok=True)
     except Exception as error:  # one trial's failure must not end the others
         return _mark(folder, error)
-
-
-def _outcome(dataset, trial, future):
-    """Why a future failed, or None."""
-    try:
-        return future.result(timeout=10)
-    except Exception as error:  # a worker that died too often, a scheduler that went away
-        return _mark(runs.outputs_root() / dataset / trial.name, error)
 
 
 def _mark(folder, error):

@@ -269,25 +269,19 @@ def peak_gb(cfg, way, device):
     return int(peak[1]) * 1024 / 1e9 if peak else float("nan")
 
 
-def _measure_run(run, n_steps=20, n_sustained=500):
+def _measure_run(run):
     """Compare all changes, time the other stages and many steps in a row. Logs each record and prints it."""
     device = devices.choose_device(run.cfg.device)
     run.start(device)
-    for record in logged(run, "benchmark", compare_ways(run.cfg, device, n_steps, compiled=True)):
+    for record in logged(run, "benchmark", compare_ways(run.cfg, device, n_steps=20, compiled=True)):
         print(f"  {conclusion(record)}", flush=True)
-    for stage, records in (("benchmark_stages", other_stages(run.cfg, device)),
-                           ("sustained", sustained(run.cfg, device, n_sustained))):
-        list(logged(run, stage, records))
-
-
-def main(argv=None):
-    """The command `python -m ganseg.experiments.benchmark`."""
-    arguments.main("experiments.benchmark", _measure_run, argv=argv)
+    list(logged(run, "benchmark_stages", other_stages(run.cfg, device)))
+    list(logged(run, "sustained", sustained(run.cfg, device)))
 
 
 def _as_trained(cfg):
     return cfg.model_copy(update={"point_divisor": min(cfg.point_divisor, POINT_DIVISOR)})
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # python -m ganseg.experiments.benchmark
+    arguments.main("experiments.benchmark", _measure_run)

@@ -45,25 +45,24 @@ class _AbsoluteStart(nn.Module):
         return self.start(offsets) + self.embedding(self.positions)
 
 
-def variants(G, n_pictures=8):
+def variants(G):
     """Name -> generator: as designed, without margin, and with absolute coordinates in its start tensors.
 
-    Margins have no weights, so the weights are the same; the statistics change and are measured on n_pictures anew.
+    Margins have no weights, so the weights are the same; the statistics change and are measured anew.
     """
     no_margin, absolute = copy.deepcopy(G), copy.deepcopy(G)
     no_margin.cfg = G.cfg.model_copy(update={"margin": 0})
     grid = geometry.pixel_grid(G.cfg.resolutions[0], G.cfg.margin)
     for seed, name in enumerate(("mask_start", "foreground_start")):
         setattr(absolute, name, _AbsoluteStart(getattr(absolute, name), grid, seed).to(G.w_const.device))
-    changed = {"no margin": no_margin, "absolute coordinates": absolute}
-    return {"as designed": G, **{name: _recalibrated(variant, n_pictures) for name, variant in changed.items()}}
+    return {"as designed": G, "no margin": _recalibrated(no_margin), "absolute coordinates": _recalibrated(absolute)}
 
 
-def load_generator(run, weights, n_pictures=8):
-    """A run's generator on its device; weights raw | ema | untrained, the last with statistics of n_pictures only."""
+def load_generator(run, weights):
+    """A run's generator on its device; weights raw | ema | untrained, the last with statistics of 8 pictures only."""
     device = devices.choose_device(run.cfg.device)
     if weights == "untrained":
-        return _recalibrated(loading.build_generator(run.cfg).to(device), n_pictures)
+        return _recalibrated(loading.build_generator(run.cfg).to(device))
     _check("weights", weights, weights in ("raw", "ema"), "raw, ema or untrained")
     return loading.load_generator(run, weights, device)
 
@@ -266,10 +265,8 @@ def _with_part(scene, k, points):
     return scene._replace(points=all_points)
 
 
-def _recalibrated(G, n_pictures):
-    batch_size = min(n_pictures, 4)
-    cfg = G.cfg.model_copy(update={"batch_size": batch_size})
-    return averaging.recalibrate_batchnorm(G, cfg, -(-n_pictures // batch_size))
+def _recalibrated(G):
+    return averaging.recalibrate_batchnorm(G, G.cfg.model_copy(update={"batch_size": 4}), n_batches=2)
 
 
 def _mean(batches):

@@ -87,12 +87,10 @@ def metrics_table(run):
     record = _evaluation(run)
     if not record:
         return f"No metrics yet; make them with: {run.command('evaluate')}"
-    rows = [("metric", "value", "untrained", "protocol"), *_rows(record)]
+    rows = _rows(record)
     name, value, control, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
-    if not any(row[2] for row in rows[1:]):  # no control, no column
-        rows, control = [(a, b, "", d) for a, b, _, d in rows], 0
-    below = "\n" + " " * (name + value + control + 6)  # a long protocol goes on under its beginning
-    lines = [f"{a:{name}}  {b:>{value}}  {c:>{control}}  {below.join(textwrap.wrap(d, 60))}".rstrip()
+    below = " " * (name + value + control + 6)  # a long protocol goes on under its beginning
+    lines = [textwrap.fill(f"{a:{name}}  {b:>{value}}  {c:>{control}}  {d}", len(below) + 60, subsequent_indent=below)
              for a, b, c, d in rows]
     return "\n".join(lines + [f"left out: {k} ({why})" for k, why in record.get("left_out", {}).items()])
 
@@ -102,12 +100,13 @@ def _evaluation(run):
 
 
 def _rows(record):
-    """(name, value, control's value or "", protocol) of each metric in a record, as text."""
+    """The header, then (name, value, control's value or "", protocol) of each metric in a record, as text."""
     protocols = metrics.protocols()
     values = {name: f"{value:.4g}" for name, value in record.items()
               if name not in NO_METRICS and isinstance(value, int | float)}
-    return [(name, value, values.get(CONTROL + name, ""), protocols.get(name, ""))
+    rows = [(name, value, values.get(CONTROL + name, ""), protocols.get(name, ""))
             for name, value in values.items() if not name.startswith(CONTROL)]
+    return [("metric", "value", "untrained" if any(row[2] for row in rows) else "", "protocol"), *rows]
 
 
 def _settings(run):
@@ -118,15 +117,12 @@ def _settings(run):
 
 
 def _metrics(record):
-    rows = _rows(record)
-    has_control = any(control for _, _, control, _ in rows)
-    styles = ("", ' class="number"', ' class="number"', ' class="small"')
-    lines = [("metric", "value", "control" if has_control else "", "protocol"), *rows]
-    cells = ["".join(f"<td{style}>{escape(text)}</td>" for style, text in zip(styles, line, strict=True))
-             for line in lines]
+    rows, styles = _rows(record), ("", ' class="number"', ' class="number"', ' class="small"')
+    cells = ["".join(f"<td{style}>{escape(text)}</td>" for style, text in zip(styles, row, strict=True))
+             for row in rows]
     notes = _list(f"{name.replace('_', ' ')}: {note}" for name, note in record.get("notes", {}).items())
-    below = (f"<p>{WITH_CONTROL}</p>" if has_control else "") + notes
-    return f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>{below}" if rows else ""
+    below = (f"<p>{WITH_CONTROL}</p>" if rows[0][2] else "") + notes
+    return f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>{below}" if len(rows) > 1 else ""
 
 
 def _list(texts, style=""):
@@ -136,9 +132,7 @@ def _list(texts, style=""):
 
 def _picture(run, name, sentence):
     path = run.folder / "figures" / f"{name}.png"
-    if not path.exists():
-        return ""
-    return f"<p>{escape(sentence)}</p>{_embedded(path.read_bytes(), name)}"
+    return f"<p>{escape(sentence)}</p>{_embedded(path.read_bytes(), name)}" if path.exists() else ""
 
 
 def _curves(run):

@@ -7,8 +7,7 @@ import io
 from PIL import Image
 
 WIDTH_PX, HEIGHT_PX, DPI = 900, 450, 100  # height where the figure names none
-LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 70, 220, 80, 60  # around the panels; the legend stands at the right
-DASHES = {"dash": "--", "solid": "-", None: "-"}
+LEFT, RIGHT, TOP, BOTTOM = 0.08, 0.76, 0.82, 0.13  # what the panels take; the legend stands at the right
 
 
 def draw(figure):
@@ -33,7 +32,7 @@ def draw(figure):
         for line in layout.shapes:
             panels[line.xref].axvline(line.x0, color="black")
         for note in layout.annotations:
-            drawn.text(*_place(drawn, note.x, note.y), _text(note.text), ha=note.xanchor, va=note.yanchor)
+            drawn.text(*_place(note.x, note.y), _text(note.text), ha=note.xanchor, va=note.yanchor)
         if legend:
             drawn.legend(legend.values(), legend.keys(), loc="center right", frameon=False)
     return drawn
@@ -41,7 +40,7 @@ def draw(figure):
 
 def png(figure):
     """The same as the bytes of a PNG."""
-    import matplotlib  # takes a second, and training needs no figures
+    import matplotlib  # see draw
 
     buffer = io.BytesIO()
     with matplotlib.rc_context({"text.parse_math": False}):
@@ -53,8 +52,8 @@ def _panel(drawn, layout, trace, others):
     """Axes where plotly has the subplot of a trace."""
     x, y = (layout[name.replace(name[0], f"{name[0]}axis")] for name in (trace.xaxis or "x", trace.yaxis or "y"))
     (x0, x1), (y0, y1) = x.domain or (0, 1), y.domain or (0, 1)
-    left, bottom = _place(drawn, x0 + 0.04 * (x0 > 0), y0)  # room for the numbers at the axis
-    right, top = _place(drawn, x1, y1)
+    left, bottom = _place(x0 + 0.04 * (x0 > 0), y0)  # room for the numbers at the axis
+    right, top = _place(x1, y1)
     axes = drawn.add_axes((left, bottom, right - left, top - bottom))
     if y.matches and others:
         axes.sharey(next(iter(others.values())))
@@ -77,7 +76,7 @@ def _draw_trace(axes, trace):
         extent = (trace.x[0] - half, trace.x[-1] + half, len(trace.z) - half, -half)
         return axes.imshow(trace.z, cmap="RdBu", vmin=-most, vmax=most, aspect="auto", extent=extent)
     mode, color = trace.mode or "lines+markers", trace.line.color or trace.marker.color
-    style = {"linestyle": DASHES[trace.line.dash] if "lines" in mode else "",
+    style = {"linestyle": ("--" if trace.line.dash == "dash" else "-") if "lines" in mode else "",
              "marker": "o" if "markers" in mode else "", "markersize": (trace.marker.size or 6) * 72 / DPI}
     if color.startswith("rgb"):
         color = tuple(int(v) / 255 for v in color[4:-1].split(","))
@@ -87,11 +86,9 @@ def _draw_trace(axes, trace):
     return axes.errorbar(*xy, yerr=trace.error_y.array, color=color, capsize=3, **style)
 
 
-def _place(drawn, x, y):
+def _place(x, y):
     """Plotly's place in [0, 1] between the margins as matplotlib's place in the figure."""
-    width, height = drawn.get_size_inches() * DPI
-    inner_width, inner_height = width - LEFT_PX - RIGHT_PX, height - TOP_PX - BOTTOM_PX
-    return (LEFT_PX + x * inner_width) / width, (BOTTOM_PX + y * inner_height) / height
+    return LEFT + x * (RIGHT - LEFT), BOTTOM + y * (TOP - BOTTOM)
 
 
 def _text(text):

@@ -17,16 +17,13 @@ def contingency_table(true, predicted, shape=None):
     """
     if true.shape != predicted.shape:
         raise ValueError(f"true {true.shape} and predicted {predicted.shape} labels differ in shape")
-    largest = int(true.max()), int(predicted.max())
-    rows, columns = shape or (largest[0] + 1, largest[1] + 1)
-    if largest[0] >= rows or largest[1] >= columns:
-        raise ValueError(f"labels up to {largest} in a table of {rows, columns}")
-    table = np.zeros(rows * columns, np.int64)
+    shape = shape or (int(true.max()) + 1, int(predicted.max()) + 1)
+    table = np.zeros(shape, np.int64)
     # picture by picture: sklearn's contingency_matrix sorts all pixels, at 8 bytes each
     for t, p in zip(true, predicted, strict=True):
-        known = t >= 0
-        table += np.bincount(t[known].astype(np.intp) * columns + p[known], minlength=rows * columns)
-    return table.reshape(rows, columns)
+        cells = np.ravel_multi_index((t[t >= 0], p[t >= 0]), shape)  # refuses labels that do not fit
+        table += np.bincount(cells, minlength=table.size).reshape(shape)
+    return table
 
 
 def _normalized_mutual_information(table):

@@ -68,13 +68,13 @@ def regress(centroids, train_centroids, train_landmarks, fit):
     return predicted
 
 
-def mean_error(predicted, true, eyes=None):
-    """Mean distance in percent, over all pairs of picture and landmark where both sides are known.
+def percent_errors(predicted, true, eyes=None):
+    """Distances in percent, (N, L), NaN where one side is not known.
 
     predicted, true (N, L, 2) in pixels of the 128 px square, NaN = missing
-    eyes       two indices: percent of their distance; pictures that miss one or show both at one place
-               are left out. None: percent of the picture's width.
-    Raises ValueError when N or L differs; LeftOut when nothing is left.
+    eyes       two indices: percent of their distance, NaN for pictures that miss one or show both at one place.
+               None: percent of the picture's width.
+    Raises ValueError when N or L differs.
     """
     if predicted.shape != true.shape:
         raise ValueError(f"predicted {predicted.shape} and true {true.shape} landmarks differ in shape")
@@ -82,11 +82,16 @@ def mean_error(predicted, true, eyes=None):
     if eyes is not None:
         unit = np.linalg.norm(true[:, eyes[0]] - true[:, eyes[1]], axis=-1)
         unit[unit == 0] = np.nan
-    errors = np.linalg.norm(predicted - true, axis=-1) / unit[:, None]  # (N, L)
+    return 100 * np.linalg.norm(predicted - true, axis=-1) / unit[:, None]
+
+
+def mean_error(predicted, true, eyes=None):
+    """The mean of percent_errors; LeftOut when nothing is known."""
+    errors = percent_errors(predicted, true, eyes)
     if np.isnan(errors).all():
         raise LeftOut("no test picture shows a landmark that training pictures show too"
                       + (", together with both eyes" if eyes is not None else ""))
-    return 100 * np.nanmean(errors)
+    return np.nanmean(errors)
 
 
 def _regression_error(fit, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):

@@ -158,7 +158,7 @@ class Inspector:
         Until the picture is there, masks and heatmaps stand alone, and masks stand in for the other layers.
         """
         painted = self._painted[1] if self._painted[0] is self.scene else self.paint()
-        shown = np.isin(self.parts, self.parts if parts is None else list(parts))[:, None, None]
+        shown = np.isin(self.parts, self.parts if parts is None else parts)[:, None, None]
         masks, colors = painted.masks[1:] * shown, pictures.part_colors(self.cfg.n_parts).astype(np.float32)
         if name == "heatmaps":
             heat = painted.heatmaps * shown
@@ -184,21 +184,17 @@ class Inspector:
         """The part of each pixel: (H, W) uint8, 0 background."""
         return self.paint(only_masks=True).masks.argmax(axis=0).astype(np.uint8)
 
-    def sheet(self, layers=LAYERS[:4], parts=None, opacity=1.0, smallest=PAGE_PX, points=True):
+    def sheet(self, layers=LAYERS[:4], parts=None, smallest=PAGE_PX, points=True):
         """Layers side by side, enlarged, each with the parts' numbers and, if wanted, points: (H', W', 3) uint8."""
-        chosen = self.parts if parts is None else list(parts)
-        sides = pictures.enlarge(np.stack([self.layer(name, chosen, opacity) for name in layers]), smallest)
-        numbers = [self._numbered(side, chosen, points) if name in LAYERS[:3] else side
-                   for name, side in zip(layers, sides, strict=True)]
-        return pictures.grid(np.stack(numbers), len(numbers), gap=4)
-
-    def _numbered(self, picture, parts, points):
-        """A picture with the numbers of parts at their centres and, if wanted, their points as dots."""
-        there = np.isin(self.parts, parts)
-        if points:
-            chosen = np.where(there[:, None, None], self.scene.points.numpy(), np.nan)
-            picture = pictures.draw_points(picture[None], chosen[None], max(2, picture.shape[1] // 80))[0]
-        return pictures.number_parts(picture, self.scene.centers.numpy(), there)
+        there, sides = np.isin(self.parts, self.parts if parts is None else parts), []
+        shown = np.where(there[:, None, None], self.scene.points.numpy(), np.nan)[None]
+        for name in layers:
+            side = pictures.enlarge(self.layer(name, parts)[None], smallest)
+            if name in LAYERS[:3]:
+                side = pictures.draw_points(side, shown, max(2, side.shape[2] // 80)) if points else side
+                side = pictures.number_parts(side[0], self.scene.centers.numpy(), there)[None]
+            sides.append(side)
+        return pictures.grid(np.concatenate(sides), len(sides), gap=4)
 
     def _blend(self, scene, masks):
         """Level 3 for masks (1, K + 1, H, W): (H, W, 3) uint8."""
@@ -238,13 +234,11 @@ class Inspector:
         self._edit(Scene(*map(_as_tensor, Scene._fields, values, [now.shape for now in self.scene])))
         self.seed = seed
 
-    @torch.inference_mode()
     def save_gif(self, path, seed, n_frames=16, frame_ms=80):
         """Write the way from the picture as it is to another sample and back, picture and masks side by side."""
-        way = Inspector(self.G, self.seed)
-        start, end, frames = self.scene, self.sample(seed), []
+        way, end, frames = Inspector(self.G, self.seed), self.sample(seed), []
         for t in np.linspace(0, 1, n_frames).tolist():
-            way.scene = _between(start, end, t)
+            way.scene = _between(self.scene, end, t)
             way.paint()
             frames.append(Image.fromarray(way.sheet(("picture", "masks"), smallest=128, points=False)))
         frames += frames[-2:0:-1]

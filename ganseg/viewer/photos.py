@@ -6,10 +6,11 @@ import os
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import ndimage
 
-from ganseg import metrics, part_names
+from ganseg import part_names
 from ganseg.datasets import decode
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
@@ -110,7 +111,7 @@ class Photos:
     @functools.cached_property
     def _landmark_errors(self):
         """Each photo's mean landmark error by a regression with bias, fitted on at most `limit` photos of the split."""
-        cfg, eyes = self.run.cfg, self.photos.eyes
+        cfg = self.run.cfg
         fit = load_pictures(cfg, "fit", min(cfg.fit_pictures or self.limit, self.limit))
         if fit.landmarks is None:
             return np.full(len(self.photos), np.nan)
@@ -118,13 +119,7 @@ class Photos:
         x, fit_x = (landmarks.centroids_to_square(c) for c in (self.predicted.centroids, fitted.centroids.numpy()))
         y, fit_y = (landmarks.landmarks_to_square(p.landmarks, cfg.image_size) for p in (self.photos, fit))
         found = landmarks.regress(x, fit_x, fit_y, landmarks.fit_with_bias)
-        errors = np.full(len(y), np.nan)
-        for i in range(len(y)):
-            try:
-                errors[i] = landmarks.mean_error(found[i : i + 1], y[i : i + 1], eyes)
-            except metrics.LeftOut:  # no landmark of this picture is known
-                continue
-        return errors
+        return pd.DataFrame(landmarks.percent_errors(found, y, self.photos.eyes)).mean(axis=1).to_numpy()
 
 
 def _middle_of_largest_piece(mask):
@@ -163,10 +158,10 @@ def _view(image, found, part_labels, part, strength, truth=None, landmarks=None)
     if landmarks is not None:
         true = pictures.draw_points(large if true is None else true, landmarks[None, :, None], radius=3)
     rows = []
-    for k, (x, y) in enumerate((found.centroids[0] + 1) / 2 * (S - 1)):
-        area = float(found.area[0, k])
-        where = (float(found.confidence[0, k]), round(float(x), 1), round(float(y), 1)) if area else (None,) * 3
+    for k, (x, y) in enumerate(((found.centroids[0] + 1) / 2 * (S - 1)).round(1).tolist()):
+        area, confidence = float(found.area[0, k]), float(found.confidence[0, k])
+        seen = {"confidence": confidence, "x_px": x, "y_px": y}
         rows.append({"part": k + 1, "label": part_labels[k], "area_share": area}
-                    | dict(zip(("confidence", "x_px", "y_px"), where, strict=True)))
+                    | (seen if area else dict.fromkeys(seen)))
     photo = pictures.number_parts(large[0], found.centroids[0], there)
     return View(photo, pictures.overlay(large, shown, K, strength)[0], None if true is None else true[0], rows)

@@ -15,14 +15,14 @@ from ganseg.viewer.panel import WIDE, Panel, alert, image_widget, put
 ALL_PARTS = ("all of them", 0)  # a Dropdown cannot choose None
 
 
-def photo_browser(run, split="test", limit=1000, renamed=lambda names: None):
-    """The run's segmenter on photos of a split (at most `limit`) or on the user's own, as a widget.
+def photo_browser(run, renamed=lambda names: None):
+    """The run's segmenter on photos of a split (at most 1,000) or on the user's own, as a widget.
 
     renamed  called with the K names of the parts after one was given
     Where the run has no segmenter, a sentence with the command that makes it.
     """
     try:
-        return _PhotoBrowser(run, segment.load(run, run.cfg.device), split, limit, renamed)
+        return _PhotoBrowser(run, segment.load(run, run.cfg.device), renamed)
     except UserError as error:
         return ipywidgets.HTML(alert(error))
 
@@ -30,11 +30,11 @@ def photo_browser(run, split="test", limit=1000, renamed=lambda names: None):
 class _PhotoBrowser(Panel):
     """Photos by rank, the worst first; parts, truth and table of one; where a part is strongest; its name."""
 
-    def __init__(self, run, model, split, limit, renamed):
+    def __init__(self, run, model, renamed):
         super().__init__()
-        self.run, self.model, self.limit, self.renamed = run, model, limit, renamed
+        self.run, self.model, self.renamed = run, model, renamed
         self.loaded, self.shown, self.own = {}, None, None  # Photos by split, the split, the user's own photo
-        self.split = ipywidgets.Dropdown(description="split", options=["test", "train"], value=split, style=WIDE)
+        self.split = ipywidgets.Dropdown(description="split", options=["test", "train"], style=WIDE)
         self.measure = ipywidgets.Dropdown(description="worst by", style=WIDE)
         self.best_first = ipywidgets.Checkbox(description="best first", indent=False)
         self.rank = ipywidgets.IntSlider(description="rank", value=1, min=1, max=1, style=WIDE)
@@ -68,7 +68,7 @@ class _PhotoBrowser(Panel):
         split = self.split.value
         try:
             if split not in self.loaded:
-                self.loaded[split] = photos.Photos(self.run, self.model, split, self.limit)
+                self.loaded[split] = photos.Photos(self.run, self.model, split)
         except UserError:
             self.split.value = self.shown or split  # what is still to be seen
             raise
