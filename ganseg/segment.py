@@ -160,9 +160,9 @@ def _list_photos(paths, out):
         raise UserError(f"out: {out} names the folder of a user who is not there; name another folder.")
     if os.path.isfile(out) or any(out.resolve().is_relative_to(path.resolve()) for path in paths):
         raise UserError(f"out: {out} is a file or among the photos; name another folder.")
-    if len(paths) == 1:
+    whole = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))  # each once
+    if len(whole) == 1:
         return list_pictures(paths[0], called="photos")
-    whole = [Path(os.path.abspath(path)) for path in paths]
     above = os.path.commonpath(whole)
     is_clear = len({path.name for path in whole}) == len(whole)
     listing = []

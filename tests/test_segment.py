@@ -279,6 +279,14 @@ def test_photos_of_one_name_keep_their_masks_apart_and_the_table_says_whose_each
                 assert (np.asarray(mask) == model.segment(row["photo"])).all()
 
 
+def test_photos_named_twice_are_segmented_once(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    photo().save(tmp_path / "in" / "a.png")
+    segment.segment_photos([tmp_path / "in", f"{tmp_path}/in/", tmp_path / "in"], run, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_overlay.jpg", "a_parts.png", "parts.csv"]
+    assert len((tmp_path / "out" / "parts.csv").read_text().splitlines()) == 1 + run.cfg.n_parts
+
+
 def test_photos_of_which_none_can_be_read_are_an_error_and_leave_no_table(run, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="none of 1 can be read; a.jpg: the file is empty"):

@@ -205,11 +205,8 @@ def _outside(points, sizes):
 
 
 def _without_codes(points):
-    """Landmarks with NaN for -1, -1, and for 0, 0 where some picture has several there, which are codes of missing."""
-    corner = (points == 0).all(axis=-1)
-    are_codes = (corner.sum(axis=1) > 1).any()
-    missing = (points == -1).all(axis=-1) | (corner & are_codes)
-    corner &= ~missing
+    """Landmarks with NaN for -1, -1, the code of missing."""
+    missing, corner = ((points == code).all(axis=-1) for code in (-1, 0))
     if missing.any():
         print(f"{missing.sum():,} landmarks are at (-1, -1) or (0, 0) and count as missing.", flush=True)
     if corner.any():

@@ -103,4 +103,12 @@ def _read_tables(source, layout):
         if twice:
             raise source.error(f"has several tables with landmarks of {twice}: {', '.join(layout.tables)}; leave one.")
         names, landmarks, split_of = columns, landmarks | points, split_of | splits
-    return names, landmarks, split_of
+    return names, _with_one_code(landmarks), split_of
+
+
+def _with_one_code(landmarks):
+    """Landmarks with -1, -1, which is missing, for 0, 0 where some picture of any split has several there."""
+    points = {name: np.reshape(xy, (-1, 2)) for name, xy in landmarks.items()}
+    if not any((xy == 0).all(axis=1).sum() > 1 for xy in points.values()):
+        return landmarks
+    return {name: np.where((xy == 0).all(axis=1, keepdims=True), -1, xy).ravel() for name, xy in points.items()}

@@ -6,8 +6,8 @@ from collections import Counter
 
 from PIL import Image
 
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".ppm", ".pgm", ".tif",
-              ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp", ".ppm", ".pgm", ".pbm",
+              ".pnm", ".tif", ".tiff")
 NO_PICTURES = (f"holds no pictures; looked for {', '.join(EXTENSIONS)} in any letter case, in subfolders too, hidden "
                "files left out, and into files of unknown endings.")
 DRAWINGS = (".svg", ".eps")  # pictures, though they are text
@@ -24,7 +24,7 @@ KINDS = [(re.compile(pattern, re.DOTALL), why) for pattern, why in (
     (rb"....ftyp.{0,40}?(hei[cxms]|hev[cx])", "HEIC cannot be read: convert it to JPEG"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL cannot be read: convert it to JPEG"),
     (rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b", "this archive is not opened: unpack it"),
-    (rb"....ftyp(?!avi[fs]|mi|ms)|RIFF....AVI |\x1aE\xdf\xa3", "a video is no picture: save its frames as JPEG"),
+    (rb"....ftyp(?!avi[fs]|mi|ms|crx)|RIFF....AVI |\x1aE\xdf\xa3", "a video is no picture: save its frames as JPEG"),
 )]
 N_TOLD = 10  # kinds of files left out that are told
 

@@ -19,15 +19,19 @@ WORDS = {
     "mask": "mask masks segmentationclass",
     "label": "annotation annotations ground groundtruth gt label labels seg segmentation segmentations trimaps truth",
     "other": "segmentationobject",  # VOC's instances
-    "train": "train training",
-    "val": "val valid validation",
-    "test": "test testing",
+    "train": "train training trainset",
+    "val": "val valid validation valset",
+    "test": "test testing testset",
 }
-ROLES = {word: role for role, words in WORDS.items() for word in words.split()}
+ROLES = dict.fromkeys(("data", "dataset", "set"), "")  # say nothing beside such words: data_train, Test Set
+ROLES |= {word: role for role, words in WORDS.items() for word in words.split()}
 # p0_mask.png beside p0.jpg or p0_image.jpg
 OF_MASK = re.compile(r"masks?[ _.-](?P<stem>.+)|(?P<stem2>.+)[ _.-](?:masks?|labels?|seg|segmentation|gt|parts)", re.I)
+# What people keep landmarks or splits in that are read from landmarks.csv only
+OTHER_TABLE = re.compile(r".*\.(?:csv|tsv|xlsx?|json|xml|mat)|(?:.*/)?(?:landmarks?|train|val|trainval|test)\.txt",
+                         re.I)
 OF_PICTURE = re.compile(r"(.+)[ _.-](?:image|img|photo|picture|rgb)", re.I)
-N_LOOKED_INTO, FEW_VALUES = 50, 32  # folders of which one png is looked into; colours of a mask at most
+N_LOOKED_INTO, FEW_VALUES = 50, 32  # png that are looked into; colours of a mask at most
 
 
 class Layout(NamedTuple):
@@ -75,6 +79,10 @@ def read_layout(source):
         notes.append(f"{len(others):,} masks of instances are left out, the first is {others[0]}.")
     mask_of = _match_masks(source, pictures, sorted(masks), parsed, notes)
     tables = [name for name in source.names if name.rpartition("/")[2].casefold() == TABLE]
+    unread = [name for name in source.names if name not in tables and OTHER_TABLE.fullmatch(name)]
+    if unread:
+        notes.append(f"{len(unread):,} tables or lists are not read, the first is {unread[0]}: landmarks are read from "
+                     f"{TABLE}, splits from its column split or from folders named train, val and test.")
     return Layout(pictures, mask_of, tables, _split_by_folder(pictures, parsed, notes), notes)
 
 
@@ -161,8 +169,13 @@ def _split_by_folder(pictures, parsed, notes):
 
 
 def _check_no_mask_among(source, pictures):
-    """Raise UserError where a picture looks like a mask and others do not. A png of each folder is looked into."""
-    first = {name.rpartition("/")[0]: name for name in reversed(pictures) if name.lower().endswith(".png")}
+    """Raise UserError where a picture looks like a mask and others do not.
+
+    In each folder a png of each way to name them is looked into: 1.png and 1mask.png are two.
+    """
+    pngs = [name for name in reversed(pictures) if name.lower().endswith(".png")]
+    first = {(name.rpartition("/")[0], re.sub(r".*\d|[^\d]*", "", name.rpartition("/")[2], count=1)): name
+             for name in pngs}
     few = sorted(first.values())[:: max(1, len(first) // N_LOOKED_INTO)]
     alike = [name for name in few if _is_like_a_mask(source, name)]
     if alike and (len(alike) < len(few) or not all(name.lower().endswith(".png") for name in pictures)):

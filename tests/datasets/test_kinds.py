@@ -70,6 +70,17 @@ def test_pictures_are_known_by_content_and_what_cannot_be_read_is_named(mixed, t
     assert printed.count("are left out") == len(UNREADABLE)
 
 
+@pytest.mark.parametrize("name", ["a.pbm", "a.PNM"])
+def test_a_picture_written_as_text_is_one(tmp_path, name):
+    (tmp_path / name).write_bytes(b"P1\n2 2\n1 0\n1 0\n")
+    image = load_pictures(cfg(source=tmp_path), "train").images[0]
+    assert image[:, :, 0].unique().tolist() == [0] and image[:, :, -1].unique().tolist() == [255]
+
+
+def test_a_raw_file_of_a_camera_is_no_video():
+    assert decode.kinds.why_no_picture(struct.pack(">I", 24) + b"ftypcrx \0\0\0\1crx isom") == decode.kinds.UNKNOWN
+
+
 def test_many_of_a_kind_are_one_line(tmp_path, capsys):
     for i in range(30):
         (tmp_path / f"{i}.HEIC").write_bytes(HEIC)

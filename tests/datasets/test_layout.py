@@ -8,6 +8,7 @@ from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 
 PHOTO, MASK, GREY = encoded(halves(), "JPEG"), encoded(halves(0, 7, "L")), encoded(halves(40, 200, "L"))
+PNG = encoded(halves())
 TABLE = b"file,nose_x,nose_y\n%s,5,6\n"
 
 
@@ -54,6 +55,9 @@ def test_masks_are_found_and_never_trained_on_as_pictures(tmp_path, files):
 @pytest.mark.parametrize("pattern", ["{split}/images/{n}.jpg {split}/masks/{n}.png",
                                      "images/{split}/{n}.jpg masks/{split}/{n}.png",
                                      "{split}/{n}.jpg {split}_masks/{n}_mask.png",
+                                     "data_{split}/{n}.jpg masks/data_{split}/{n}.png",
+                                     "{split}set/{n}.jpg {split}set/masks/{n}.png",
+                                     "{split}-set/{n}.jpg {split}-set/masks/{n}.png",
                                      "{split}2017/{n}.jpg annotations/{split}2017/{n}.png"])
 def test_folders_of_a_split_are_honoured(tmp_path, pattern, capsys):
     files = [name.format(split=split, n=n) for split, count in (("train", 3), ("Test", 1), ("VAL", 2))
@@ -110,6 +114,7 @@ def test_the_split_of_a_table_goes_before_that_of_a_folder(tmp_path):
     (["a.jpg", "masks/a.png", "SegmentationClass/a.png"], "holds two masks for a.jpg: SegmentationClass/a.png and "),
     (["x/a.jpg", "y/a.jpg", "masks/a.png"], "holds several pictures for the mask masks/a.png: x/a.jpg, y/a.jpg"),
     (["a.jpg", "a.png"], "holds a.png, which looks like a mask .* among pictures that do not"),
+    ({"0.png": PNG, "0mask.png": MASK, "1.png": PNG, "1mask.png": MASK}, "holds 0mask.png, which looks like a mask"),
     (["img/0.jpg", "mask-anno/00000_hair.png"], "holds mask-anno/00000_hair.png, which looks like a mask"),
     ({"a.jpg": PHOTO, "landmarks.csv": TABLE % b"a.jpg", "old/landmarks.csv": TABLE % b"a.jpg"},
      r"several tables with landmarks of a.jpg: landmarks.csv, old/landmarks.csv"),
@@ -128,6 +133,14 @@ def test_pictures_that_all_look_like_masks_are_pictures(tmp_path):
 def test_masks_that_belong_to_no_picture_are_counted_once(tmp_path, capsys):
     read(tree(tmp_path, ["a.jpg", "b.jpg", "masks/a.png", "masks/c.png"]))
     assert capsys.readouterr().out.count("1 of 2 masks are named as no picture, the first is masks/c.png") == 1
+
+
+@pytest.mark.parametrize("name", ["annotations.csv", "x/landmarks.xlsx", "Landmarks.txt", "ImageSets/trainval.txt",
+                                  "a.json"])
+def test_a_table_or_list_that_is_not_read_is_named_once(tmp_path, name, capsys):
+    read(tree(tmp_path, {"a.jpg": PHOTO, "b.jpg": PHOTO, "landmarks.csv": TABLE % b"a.jpg", "notes.txt": b"1",
+                         name: b"1"}))
+    assert capsys.readouterr().out.count(f"1 tables or lists are not read, the first is {name}: landmarks are") == 1
 
 
 def test_prepare_says_what_is_there_wherever_it_lies(tmp_path):

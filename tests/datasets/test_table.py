@@ -122,6 +122,13 @@ def test_codes_of_missing_landmarks_are_missing_and_counted(opened, code, said, 
     assert [(row["with landmarks"], row["landmarks missing in them"]) for row in rows] == [(2, 1), (2, 1), (1, 0)]
 
 
+def test_what_a_code_is_does_not_depend_on_the_split(opened, tmp_path):
+    cfg = opened("0,0,3,4", "1,2,30,20")
+    table = tmp_path / "landmarks.csv"
+    table.write_text(table.read_text().replace("5,6,7,8", "0,0,0,0"))
+    assert shown(cfg) == [[False, True], [True, True]]
+
+
 def test_a_landmark_in_the_corner_stays_where_it_may_be_one(opened, capsys):
     assert shown(opened("0,0,3,4", "1,2,30,20")) == [[True, True]] * 2
     assert capsys.readouterr().out == "1 landmarks are at (0, 0); where one is missing, leave its cells empty.\n"
