@@ -118,8 +118,9 @@ def test_a_gan_without_segmenter_is_inspected_and_another_run_followed(quick):
 def test_each_figure_of_a_barely_trained_run_says_so(quick, monkeypatch):
     made("x")
     titles = []
-    styled, page = plots._styled, pages._page
+    styled, page, picture = plots._styled, pages._page, plots.picture
     monkeypatch.setattr(plots, "_styled", lambda *args, **layout: titles.append(args[1]) or styled(*args, **layout))
+    monkeypatch.setattr(plots, "picture", lambda *args: titles.append(args[1]) or picture(*args))
     monkeypatch.setattr(pages, "_page", lambda *args: titles.append(args[-1]) or page(*args))
     for notebook in ("train", "distill", "evaluate", "samples", "embeddings", "fidelity", "equivariance", "ablations"):
         titles.clear()
