@@ -19,7 +19,7 @@ IMAGES, SPLIT, PARTS, LOCATIONS = "images.txt", "train_test_split.txt", "parts/p
 WANTED = [
     Wanted(IMAGES, "anything: the list of the pictures"),
     Wanted("images/", "anything: the pictures"),
-    Wanted(SPLIT, "the official split, where no split_list is given", required=False),
+    Wanted(SPLIT, "the official split, the fallback where no split_list is given", required=False),
     Wanted(PARTS, "metrics of landmarks", required=False),
     Wanted(LOCATIONS, "metrics of landmarks", required=False),
     Wanted("segmentations/", "foreground_iou", required=False),
@@ -28,7 +28,7 @@ PUBLISHED = {"train": 10_000, "test": 1_000}  # by a list like split_list; the o
 
 
 def list_split(source, split, cfg):
-    """One split: by the list cfg.split_list, else by the official one.
+    """One split: by the list cfg.split_list, else by the official one, else ids that end in 1 are for testing.
 
     Returns a Listing, with landmarks and masks where the source has them.
     Raises UserError when a list is missing or malformed, or names what is not there.
@@ -66,8 +66,11 @@ def _list_ids(source, split, split_list, known):
             raise UserError(f"{where} cannot be read: {error.strerror}.") from None
         part_of = parse_rows(text.splitlines(), where, "id split", int, {"0": 0, "1": 1, "2": 2}.__getitem__)
         path, split_by = split_list, "the user's split_list"  # which may leave pictures out
+    elif source.find(SPLIT) is None:
+        print(f"{source.path} lacks {SPLIT}: pictures whose id ends in 1 are tested on, the others train.", flush=True)
+        return [i for i in known if (i % 10 == 1) == (split == "test")], f"the id's last digit, for want of {SPLIT}"
     else:
-        path, wanted = source.find(SPLIT, needed=True), {"train": 1, "test": 0}[split]
+        path, wanted = source.find(SPLIT), {"train": 1, "test": 0}[split]
         part_of = source.read_rows(path, "id is_train", int, {"0": 0, "1": 1}.__getitem__)
         source.check_all_in(part_of, known, f"ids of {IMAGES} in {path}")
         split_by = f"the official {SPLIT}"

@@ -230,9 +230,11 @@ def test_a_users_split_list_goes_before_the_official_split(birds, tmp_path):
     assert ids(read(cub, birds, "test", split_list)) == [2, 5]
 
 
-def test_without_any_split_the_official_one_is_missed(birds):
+def test_without_a_split_every_tenth_bird_is_tested_on_and_a_sentence_says_so(birds, capsys):
     (birds / "train_test_split.txt").unlink()
-    assert refusal(cub, birds) == f"source: {birds} lacks train_test_split.txt."
+    assert ids(read(cub, birds, "test")) == [1, 11]
+    assert ids(read(cub, birds)) == [2, 3, 4, 5, 6, 7, 8, 9, 10, 12]
+    assert f"{birds} lacks train_test_split.txt: pictures whose id ends in 1 are tested on" in capsys.readouterr().out
 
 
 def test_cub_says_that_images_txt_is_missing(birds):
