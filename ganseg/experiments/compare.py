@@ -12,6 +12,7 @@ import yaml
 from ganseg import config, records, runs
 from ganseg.datasets.loading import published_counts
 from ganseg.errors import UserError
+from ganseg.training import trained_on
 
 SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size", "crop", "lambda_con", "lambda_area",
             "seed")
@@ -129,6 +130,8 @@ def _other_protocol(cfg, own, record):
     told_by, n = notes.get("test pictures told from training pictures by"), notes.get("test pictures")
     if told_by not in ("as published", "the user's split_list"):
         other.append(f"test pictures told from training pictures by {told_by}")
+    if notes.get(trained_on.NOTE) not in (None, 0, "not known"):
+        other.append(f"{notes[trained_on.NOTE]} of its test pictures were trained on")
     wanted = published_counts(cfg.model_copy(update={"split_list": used["split_list"]})).get("test", n)
     return other + ([f"{n} test pictures instead of {wanted}"] if n != wanted else [])
 

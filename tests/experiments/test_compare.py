@@ -94,7 +94,8 @@ def evaluated(run, cfg, metric, **changes):
     """Log an evaluation of a run that was made as published, but for changes of its settings, notes or step."""
     settings = {name: changes.pop(name, getattr(cfg, name)) for name in records.SETTINGS}
     notes = {"GAN steps": changes.pop("gan_step", 30_000), "test pictures": changes.pop("test_pictures", 1_000),
-             "test pictures told from training pictures by": changes.pop("told_by", "as published")}
+             "test pictures told from training pictures by": changes.pop("told_by", "as published"),
+             "test pictures that were trained on": changes.pop("seen", 0)}
     run.log("evaluate", changes.pop("step", 10_000), **metric, notes=notes, settings=settings, **changes)
 
 
@@ -122,6 +123,7 @@ def test_published_numbers_stand_beside_ours_only_where_the_setting_agrees(tiny_
     ({"gan_step": 50}, "max_steps 50 instead of 30000"),
     ({"step": 60}, "distill_steps 60 instead of 10000"),
     ({"test_pictures": 788}, "788 test pictures instead of 1000"),
+    ({"seen": 3}, "3 of its test pictures were trained on"),
     ({"told_by": "the official train_test_split.txt"}, "told from training pictures by the official train_test_split"),
 ])
 def test_a_run_of_another_protocol_stands_beside_no_published_number_and_it_is_said_why(
