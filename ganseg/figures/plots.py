@@ -13,7 +13,7 @@ from PIL import ImageDraw, ImageFont
 
 from ganseg.figures import pictures, static
 
-ROW_PX, TITLE_PX = 200, 16  # heights of a row of small plots and of a picture's title
+ROW_PX, TITLE_PX = 200, 16  # heights of a row of small plots and of a picture's title, at least
 CURVE, GREY, BACKGROUND = "#0072B2", "#888888", "#DDDDDD"
 AS_TEXT = {ord(sign): f"&#{ord(sign)};" for sign in "&<>$%"}
 
@@ -32,10 +32,12 @@ class Chart(go.Figure):
 
 def picture(sheet, title):
     """A picture, uint8 (H, W, 3), as PNG under its title."""
-    font, (height, width, _) = ImageFont.load_default(TITLE_PX), sheet.shape
-    page = PIL.Image.new("RGB", (max(width, math.ceil(font.getlength(title))), 2 * TITLE_PX + height), "white")
-    ImageDraw.Draw(page).text((0, TITLE_PX // 3), title, "black", font)
-    page.paste(PIL.Image.fromarray(sheet), (0, 2 * TITLE_PX))
+    height, width, _ = sheet.shape
+    size = max(TITLE_PX, width // 60)  # a wide picture is shown smaller than it is
+    font = ImageFont.load_default(size)
+    page = PIL.Image.new("RGB", (max(width, math.ceil(font.getlength(title))), 2 * size + height), "white")
+    ImageDraw.Draw(page).text((0, size // 3), title, "black", font)
+    page.paste(PIL.Image.fromarray(sheet), (0, 2 * size))
     return Image(pictures.encoded(page, "PNG", optimize=True))
 
 

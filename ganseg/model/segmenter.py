@@ -69,8 +69,8 @@ class LiteUNet(nn.Module):
 
 def _with_positions(x):
     """(B, C, H, W) -> (B, C + 2, H, W): x and y of each pixel in [-1, 1] as further channels."""
-    y, x_ = (torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:])
-    positions = torch.stack(torch.meshgrid(x_, y, indexing="xy"))
+    down, across = (torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:])
+    positions = torch.stack(torch.meshgrid(across, down, indexing="xy"))
     return torch.cat([x, positions.expand(len(x), -1, -1, -1)], dim=1)
 
 

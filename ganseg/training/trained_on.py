@@ -36,10 +36,10 @@ def check(run, photos):
         print(f"It is not known what {run.label} was trained on so far; it goes on with {run.cfg.source}.", flush=True)
     elif known != digest(photos.checksums):
         new = (Counter(photos.checksums.tolist()) - Counter(before)).total()
+        of_these = f", of which {new:,} of {len(photos):,} are new to it" if before else ""
         raise UserError(
-            f"source: {run.label} was trained on other pictures than those of {run.cfg.source}, of which {new:,} of "
-            f"{len(photos):,} are new to it; choose another name with --run, to which -p warm_start "
-            f"{run.newest('gan')} gives the weights."
+            f"source: {run.label} was trained on other pictures than those of {run.cfg.source}{of_these}; choose "
+            f"another name with --run, to which -p warm_start {run.newest('gan')} gives the weights."
         )
 
 
