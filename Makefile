@@ -34,7 +34,8 @@ test: .venv/.installed
 
 # Lab works on copies, since it saves what it runs. A copy is made anew where the original is newer, and the old one kept.
 lab: .venv/.installed $(patsubst notebooks/%,outputs/lab/%,$(wildcard notebooks/*.ipynb))
-	.venv/bin/jupyter-lab --LabApp.default_url=/lab/tree/outputs/lab
+	@cp notebooks/README.md outputs/lab/
+	.venv/bin/jupyter-lab --LabApp.default_url='/lab/tree/outputs/lab/README.md?factory=Markdown%20Preview'
 
 outputs/lab/%.ipynb: notebooks/%.ipynb
 	@mkdir -p $(@D)

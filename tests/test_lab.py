@@ -27,3 +27,8 @@ def test_lab_works_on_copies_that_follow_the_originals_and_loses_no_edit(tmp_pat
     make()
     assert copy.read_text() == "second" and copy.with_name("train-old.ipynb").read_text() == "edited"
     assert "outputs/*" in (config.ROOT / ".gitignore").read_text().splitlines()  # where git does not look
+
+
+def test_the_page_that_lab_starts_with_links_every_notebook():
+    page = (config.ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    assert [path.stem for path in (config.ROOT / "notebooks").glob("*.ipynb") if f"]({path.name})" not in page] == []
