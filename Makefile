@@ -35,7 +35,10 @@ test: .venv/.installed
 # Lab works on copies, since it saves what it runs. A copy is made anew where the original is newer, and the old one kept.
 lab: .venv/.installed $(patsubst notebooks/%,outputs/lab/%,$(wildcard notebooks/*.ipynb))
 	@cp notebooks/README.md outputs/lab/
-	.venv/bin/jupyter-lab --LabApp.default_url='/lab/tree/outputs/lab/README.md?factory=Markdown%20Preview'
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}}}' \
+	  > .venv/share/jupyter/lab/settings/overrides.json
+	.venv/bin/jupyter-lab --LabApp.default_url=/lab/tree/outputs/lab/README.md
 
 outputs/lab/%.ipynb: notebooks/%.ipynb
 	@mkdir -p $(@D)
