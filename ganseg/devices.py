@@ -3,8 +3,11 @@
 import contextlib
 import ctypes
 import hashlib
+import math
 import sys
+import time
 
+import psutil
 import torch
 
 from ganseg.errors import UserError
@@ -32,6 +35,56 @@ def keep_freed_memory(keep=True):
         libc.mallopt(M_TRIM_THRESHOLD, min(2 * largest, 2**31 - 1))
         if not keep:
             libc.malloc_trim(0)
+
+
+class SharedCores:
+    """As a context: a training's threads on the CPU, fewer while other programs are busy.
+
+    Threads wait for each other at each layer: two that share their cores with one busy program take three times as
+    long as one thread does. So each look leaves the cores to others that they have used since the last one.
+    wanted  how many threads, whatever else runs; None: at most as many as torch has now
+    """
+
+    def __init__(self, wanted, device):
+        self.before = torch.get_num_threads()
+        self.most = wanted or self.before
+        self.looks = wanted is None and self.most > 1 and device.type == "cpu"
+
+    def __enter__(self):
+        torch.set_num_threads(self.most)
+        self.seen_s = _cpu_s()
+        if self.looks:
+            time.sleep(0.5)
+            self.look(0.1)
+        return self
+
+    def __exit__(self, *_):
+        torch.set_num_threads(self.before)
+
+    def look(self, least_s=1.0):
+        """Choose the threads anew, unless the last look was less than so many seconds ago; what is new is printed."""
+        now_s = _cpu_s()
+        past_s, all_s, own_s = (now - then for now, then in zip(now_s, self.seen_s, strict=True))
+        if not self.looks or past_s < least_s:
+            return
+        self.seen_s, others = now_s, max(all_s - own_s, 0) / past_s
+        threads, old = free_threads(self.most, psutil.cpu_count(), others), torch.get_num_threads()
+        if threads != old:
+            torch.set_num_threads(threads)
+            print(f"Other programs use {others:.1f} of {psutil.cpu_count()} cores; threads: {threads} instead of {old}.",
+                  flush=True)
+
+
+def free_threads(most, cores, others):
+    """How many of `most` threads have a core each, where other programs use `others` (a fraction) of the cores."""
+    return min(most, max(1, math.floor(cores - others + 0.25)))
+
+
+def _cpu_s():
+    """Seconds by the clock, of the cores' work for all programs together, and of this one's."""
+    times = psutil.cpu_times()  # a guest's time is in the user's
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+    return time.monotonic(), sum(getattr(times, kind, 0) for kind in kinds), time.process_time()
 
 
 def peak_gb():

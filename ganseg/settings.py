@@ -87,6 +87,9 @@ class TrainConfig(BaseModel):
     compile: bool = False  # the GAN's networks by torch.compile, which needs a C++ compiler on the CPU
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     devices: Count = 1  # GPUs, or on the CPU processes, that train together on slices of each batch
+    # On the CPU. None: one for each core that no other program uses, chosen anew with each log line; results differ by
+    # rounding with the number
+    threads: Count | None = None
     max_minutes: Positive | None = None  # stop after so long; the same command goes on
     # What to do about the troubles of training/health.py. A loss that is not finite stops the training unless this is
     # rollback: back to the checkpoint before, with other random numbers, at most three times

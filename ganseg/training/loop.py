@@ -5,7 +5,7 @@ import time
 import torch
 
 from ganseg import checkpoints, distributed, signals
-from ganseg.devices import peak_gb, rng
+from ganseg.devices import SharedCores, peak_gb, rng
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.training import health
@@ -40,6 +40,7 @@ class Loop:
         self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
         self.start = self.last = time.monotonic()
         self.stopping = False
+        self.cores = SharedCores(run.cfg.threads, self.device)
 
     def _load(self):
         path, state = self.run.intact(self.name) if not self.outdated else (None, None)
@@ -70,7 +71,8 @@ class Loop:
         if first >= self.max_steps:
             print(f"{self.run.label}: {self.stage} is already at step {first} of {self.max_steps}, {NOTHING_TO_DO}.",
                   flush=True)
-        with signals.taken(lambda: print("Stopping after this step; once more stops at once.", flush=True)) as asked:
+        stopping = "Stopping after this step; once more stops at once."
+        with signals.taken(lambda: print(stopping, flush=True)) as asked, self.cores:
             while self.done < self.max_steps:
                 if self.done == first + 1:  # the first one warms up
                     begun = time.monotonic()
@@ -141,6 +143,7 @@ class Loop:
         now = time.monotonic()
         rate = (self.done - self.last_done) / max(now - self.last, 1e-9)
         self.last, self.last_done = now, self.done
+        self.cores.look()
         left_s = (self.max_steps - self.done) / rate
         spent_s = self.spent_s + now - self.start
         times = {"time_s": round(spent_s, 3), "steps_per_s": round(rate, 4), "left_s": round(left_s, 1)}
