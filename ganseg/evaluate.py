@@ -7,15 +7,17 @@ import torch
 
 from ganseg import arguments, checkpoints, devices, files, metrics, records
 from ganseg.datasets.labels import say_doubts
-from ganseg.datasets.loading import load_pictures
+from ganseg.datasets.loading import load_pictures, spread_rows
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
 from ganseg.model import loading
-from ganseg.model.prediction import predict
+from ganseg.model.prediction import predict, predict_moved
 from ganseg.training import trained_on
 
 N_SAMPLES, N_DETECTIONS = 90, 120
-OF_SAMPLES = ("extent_px", "center_spread_px", "mask_entropy", "collapse")  # metrics that look at generated pictures
+N_MOVED = 200  # test pictures that are moved too
+# Metrics that look at generated pictures
+OF_SAMPLES = ("extent_px", "center_spread_px", "mask_entropy", "collapse", "certainty_gap")
 
 
 def evaluate(run):
@@ -31,19 +33,8 @@ def evaluate(run):
     test, fit = load_pictures(cfg, "test"), _load_fit(cfg)
     S, state = loading.read_segmenter(run, device=device)
     gan_step, generated = _samples(run, state, test, device)
-    values, left_out, labels = _measure(S, cfg, test, fit, generated)
-    notes = {
-        "GAN steps": gan_step,
-        "distillation steps": state["step"],
-        "generator weights": state.get("generator_weights", "released"),
-        "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
-        "features of the discriminator": cfg.features,
-        "test pictures": len(test),
-        "test pictures told from training pictures by": test.split_by,
-        "training pictures that fit regressions and matching": len(fit),
-        "doubts about the masks": say_doubts(test, "test pictures"),
-        "seed": cfg.seed,
-    }
+    values, left_out, labels = _measure(S, cfg, test, fit, generated, _earlier_labels(run, state, test, device))
+    notes = {"GAN steps": gan_step, **_notes(cfg, state, test, fit), report.SHOWN: _shown(labels, cfg.n_parts)}
     if generated is None:
         reason = f"the GAN's step {gan_step}, which the segmenter learned from, is no longer kept"
         print(f"Left out are {', '.join(OF_SAMPLES)}: {reason}; distil anew with: {run.command('distill')}", flush=True)
@@ -58,6 +49,21 @@ def evaluate(run):
         values |= {f"untrained_{name}": value for name, value in _measure(C, cfg, test, fit, None)[0].items()}
     settings = cfg.model_dump(include=records.SETTINGS)
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
+
+
+def _notes(cfg, state, test, fit):
+    """Facts about what is evaluated, by name; state is the segmenter's checkpoint."""
+    return {
+        "distillation steps": state["step"],
+        "generator weights": state.get("generator_weights", "released"),
+        "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
+        "features of the discriminator": cfg.features,
+        "test pictures": len(test),
+        "test pictures told from training pictures by": test.split_by,
+        "training pictures that fit regressions and matching": len(fit),
+        "doubts about the masks": say_doubts(test, "test pictures"),
+        "seed": cfg.seed,
+    }
 
 
 def _load_fit(cfg):
@@ -79,7 +85,18 @@ def _samples(run, state, photos, device):
     return gan["step"], loading.paint(run, N_SAMPLES, photos.images, device=device, checkpoint=(path, gan))
 
 
-def _measure(S, cfg, test, fit, generated):
+def _earlier_labels(run, state, test, device):
+    """The labels (N, S, S) of the segmenter's checkpoint before, of the same teacher; None where there is none."""
+    before = [path for path in run.checkpoints("segmenter") if checkpoints.step_of(path) < state["step"]]
+    if not before:
+        return None
+    S, earlier = loading.read_segmenter(run, device=device, step=checkpoints.step_of(before[-1]))
+    if any(earlier.get(fact) != state.get(fact) for fact in ("gan_step", "gan_attempt")):
+        return None
+    return predict(S, test.images, test.boxes).labels.numpy()
+
+
+def _measure(S, cfg, test, fit, generated, earlier_labels=None):
     """Values and left-out reasons of all metrics, and the labels of the test pictures."""
     of_samples = {}
     if generated is not None:
@@ -88,18 +105,33 @@ def _measure(S, cfg, test, fit, generated):
         px = (cfg.image_size - 1) / 2
         entropy = torch.special.entr(generated.masks).sum(dim=1).mean(dim=(1, 2)) / math.log(cfg.n_parts + 1)
         of_samples = {"extents_px": (extent.flatten() * px).numpy(), "centers_px": (generated.centers * px).numpy(),
-                      "mask_entropies": entropy.numpy()}
+                      "mask_entropies": entropy.numpy(), "certainties_of_generated": _certainties(S, generated.image)}
     predictions = metrics.Predictions(
         n_parts=cfg.n_parts,
         image_size=cfg.image_size,
         true_foreground=None if test.labels is None else test.labels.sign().numpy(),
         eyes=test.eyes,
         frame_px=test.frame_px,
+        images=test.images.numpy(),
+        earlier_labels=earlier_labels,
         **_of_split(S, test),
         **_of_split(S, fit, "train_", keep_labels=fit.labels is not None and not fit.only_foreground),
         **of_samples,
     )
+    rows = spread_rows(len(test), N_MOVED)
+    moved = predict_moved(S, test.images[rows], torch.as_tensor(predictions.labels[rows]))
+    predictions.moved_labels, predictions.labels_of_moved = (labels.numpy() for labels in moved)
     return *metrics.compute(predictions), predictions.labels
+
+
+def _shown(labels, n_parts):
+    """In which share of the pictures each part has a pixel, as [share of part 1, ...], from labels (N, S, S)."""
+    return [round((labels == k).any(axis=(1, 2)).mean().item(), 4) for k in range(1, n_parts + 1)]
+
+
+def _certainties(S, images):
+    """How certain a segmenter is of each of some generated images (n, 3, S, S) in [-1, 1]: (n,)."""
+    return predict(S, torch.as_tensor(pictures.to_uint8(images)).permute(0, 3, 1, 2)).certainty.numpy()
 
 
 def _of_split(S, photos, prefix="", keep_labels=True):
@@ -109,6 +141,7 @@ def _of_split(S, photos, prefix="", keep_labels=True):
     found = predict(S, photos.images, photos.boxes, keep_labels=keep_labels)
     known = {"labels": found.labels, "centroids": found.centroids, "landmarks": photos.landmarks,
              "true_labels": None if photos.only_foreground else photos.labels}
+    known |= {} if prefix else {"certainties": found.certainty}
     return {prefix + name: np.asarray(value) for name, value in known.items() if value is not None}
 
 

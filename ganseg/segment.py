@@ -23,7 +23,7 @@ from ganseg.model.geometry import to_float
 
 BAND_PX = 2**20  # photos are labelled in bands of rows: the logits of 50 megapixels would take gigabytes
 ENDS = ("_parts.png", "_overlay.jpg")  # of the files made of a photo
-COLUMNS = ["photo", "mask", "part", "area_px", "area_share", "centroid_x_px", "centroid_y_px"]
+COLUMNS = ["photo", "mask", "part", "area_px", "area_share", "centroid_x_px", "centroid_y_px", "confidence"]
 
 
 def load(run, device="auto"):
@@ -67,6 +67,15 @@ class PhotoSegmenter:
         images = torch.tensor(squares, device=self.device).permute(0, 3, 1, 2)
         return self.network(to_float(images)).float().cpu()
 
+    def confidence(self, logits, size):
+        """How sure the segmenter is of each part of a photo, as of labels: (K,), NaN where the part is absent.
+
+        The mean of the part's probability over the pixels of the square whose most probable label it is.
+        """
+        x, y, across, down = decode.photo_box(size, self.cfg.image_size, self.cfg.crop)
+        largest, labels = logits[:, y : y + down, x : x + across].softmax(dim=0).max(dim=0)
+        return np.array([largest[labels == k].mean().item() for k in range(1, self.cfg.n_parts + 1)])
+
     def labels(self, logits, size):
         """Logits (K + 1, S, S) of a photo's square -> labels uint8 (H, W) of the photo of size (W, H)."""
         W, H = size
@@ -84,7 +93,8 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
 
     paths       a folder, zip or photo, or a list of them; run and device as for load, or run is a PhotoSegmenter
     out         folder for <name>_parts.png (pixel value = label), <name>_overlay.jpg and parts.csv (COLUMNS,
-                in pixels of the photo, (0, 0) upper left; mask is the path of <name>_parts.png within out).
+                in pixels of the photo, (0, 0) upper left; mask is the path of <name>_parts.png within out;
+                confidence is that of PhotoSegmenter.confidence, low where a photo should be looked at).
                 Subfolders are kept. <name> is the photo's without extension; where that is taken, with extension;
                 where that is taken too, with a number. In the table a name that begins like a formula of a
                 spreadsheet, as "=a.jpg", has a ' in front.
@@ -101,14 +111,16 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
     with files.writing(out):
         out.mkdir(parents=True, exist_ok=True)
     start = printed = time.monotonic()
-    for i, photo, labels in _segment_all(model, listing, batch_size, skipped):
+    for i, photo, labels, confidence in _segment_all(model, listing, batch_size, skipped):
         name, mask = listing[i][0], stems[i] + ENDS[0]
         if reason := _save_parts(photo, labels, model.cfg.n_parts, out / stems[i]):
             unwritten.append((name, reason))
             if reason in files.FULL.values():
                 break
             continue
-        rows += [[name, mask, *row] for row in measure_parts(labels, model.cfg.n_parts)]
+        sure = ["" if c != c else f"{c:.4f}" for c in confidence]
+        measured = measure_parts(labels, model.cfg.n_parts)
+        rows += [[name, mask, *row, c] for row, c in zip(measured, sure, strict=True)]
         if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
             printed = time.monotonic()
             print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
@@ -199,7 +211,7 @@ def _folded(name):
 
 
 def _segment_all(model, listing, batch_size, skipped):
-    """Yield (position, photo, labels) of the photos that can be read. The others go to `skipped`."""
+    """Yield (position, photo, labels, confidence) of the photos that can be read. The others go to `skipped`."""
     for start in range(0, len(listing), batch_size):
         batch = range(start, min(start + batch_size, len(listing)))
         # A photo is decoded again, at its own size, when its turn comes: only the squares are kept
@@ -209,7 +221,7 @@ def _segment_all(model, listing, batch_size, skipped):
             for i, logits in zip(squares, model.logits(np.stack(list(squares.values()))), strict=True):
                 photo = _read(listing[i], decode.open_upright, skipped)
                 if photo is not None:
-                    yield i, photo, model.labels(logits, photo.size)
+                    yield i, photo, model.labels(logits, photo.size), model.confidence(logits, photo.size)
 
 
 def _read(file, reader, skipped):

@@ -27,6 +27,16 @@ BASELINES = (
     ("landmark_error_with_bias", "landmark_error_mean_landmarks", "the mean training landmarks", False),
     ("keypoint_error_percent", "keypoint_error_percent_mean_keypoints", "the mean training keypoints", False),
 )
+# Label-free metric, from where on it is high and below where it is low, and what each of the three means
+LIGHTS = (
+    ("equivariance", 0.7, 0.5, ("Parts are stable", "Parts are fairly stable", "Parts are NOT stable"),
+     "when a photo is mirrored, turned, scaled or recoloured, {:.0%} of the foreground keeps its part"),
+    ("certainty_gap", -0.05, -0.1, ("Photos look like what it learned from", "Photos look somewhat unlike what it "
+     "learned from", "Photos look UNLIKE what it learned from"),
+     "it is {:.1%} surer of generated pictures than of photos"),
+)
+RARE = 0.1  # of the photos; a part that fewer show is named
+SHOWN = "share of the test pictures that show each part"  # a note of evaluations
 CSS = """body{font:16px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 4vw;color:#222;
 overflow-wrap:break-word} h1{font-size:1.6em} .verdict{font-weight:600}
 h2{margin-top:2em;border-bottom:1px solid #ddd} table{border-collapse:collapse;width:100%}
@@ -65,7 +75,8 @@ def write_report(run):
 
 
 def verdict(run):
-    """What the newest evaluation comes to, in sentences: a collapse, the parts in use, what is no better than chance.
+    """What the newest evaluation comes to, in sentences: a collapse, the parts in use, what is no better than chance,
+    and what can be told without labels.
 
     A list of texts, empty where there is no evaluation.
     """
@@ -79,7 +90,19 @@ def verdict(run):
             ours, theirs = record[name], record[control]
             better = "better" if ours != theirs and (ours > theirs) == more else "NOT better"
             said.append(f"{name} is {better} than that of {what}: {ours:.3g} against {theirs:.3g}.")
-    return said
+    return said + _without_labels(record)
+
+
+def _without_labels(record):
+    """What an evaluation's label-free metrics come to, in sentences."""
+    said = []
+    for name, high, low, words, why in LIGHTS:
+        if name in record:
+            good = -record[name] if name == "certainty_gap" else record[name]
+            said.append(f"{words[0 if good >= high else 1 if good >= low else 2]}: {why.format(record[name])}.")
+    shown = record.get("notes", {}).get(SHOWN, [])
+    rare = [f"part {k} in {share:.0%}" for k, share in enumerate(shown, start=1) if share < RARE]
+    return said + ([f"Some parts are rare, {', '.join(rare)} of the photos."] if rare else [])
 
 
 def metrics_table(run):

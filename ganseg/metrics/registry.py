@@ -46,6 +46,14 @@ class Predictions:
     extents_px: np.ndarray | None = _optional("no extents of generated samples")
     centers_px: np.ndarray | None = _optional("no centers of generated samples")
     mask_entropies: np.ndarray | None = _optional("no masks of generated samples")
+    # For what needs no truth. (N, 3, S, S) uint8; (N,) and (n,) mean largest probabilities of test and generated pictures
+    images: np.ndarray | None = _optional("the test pictures themselves are not given")
+    certainties: np.ndarray | None = _optional("no probabilities were predicted for the test pictures")
+    certainties_of_generated: np.ndarray | None = _optional("no probabilities were predicted for generated pictures")
+    # (moves, N', S, S): labels moved as their photos were, -1 outside, and the labels of these moved photos
+    moved_labels: np.ndarray | None = _optional("no test picture was moved")
+    labels_of_moved: np.ndarray | None = _optional("no test picture was moved")
+    earlier_labels: np.ndarray | None = _optional("no earlier checkpoint of the segmenter is kept")  # (N, S, S)
 
     def __post_init__(self):
         if self.true_foreground is None and self.true_labels is not None:

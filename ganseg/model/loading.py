@@ -87,12 +87,12 @@ def load_segmenter(run, device="cpu"):
     return network
 
 
-def read_segmenter(run, name="segmenter", device="cpu"):
-    """The newest segmenter (or control) of a run in evaluation mode, and the content of its checkpoint.
+def read_segmenter(run, name="segmenter", device="cpu", step=None):
+    """The newest segmenter (or control, or that of a step) of a run in evaluation mode, and the content of its checkpoint.
 
     Raises UserError where the run has none, or one of another shape.
     """
-    path, state = run.intact(name)
+    path, state = run.intact(name, step)
     if path is None:
         raise runs.missing(run.folder, "segmenter")
     network = build_segmenter(run.cfg.model_copy(update={"backbone_weights": "none"}))  # the checkpoint holds it

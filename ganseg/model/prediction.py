@@ -4,7 +4,11 @@ from typing import NamedTuple
 
 import torch
 
+from torchvision.transforms import v2
+
 from ganseg.model.geometry import soft_centroids, to_float
+
+NEAREST = v2.InterpolationMode.NEAREST
 
 
 class Predicted(NamedTuple):
@@ -34,6 +38,34 @@ def predict(network, images, boxes=None, batch_size=64, keep_labels=True):
     batches = [_summary(network(to_float(batch.to(device))).softmax(dim=1), _inside(box.to(device), S), keep_labels)
                for batch, box in zip(images.split(batch_size), boxes.split(batch_size), strict=True)]
     return Predicted(*(None if field[0] is None else torch.cat(field) for field in zip(*batches, strict=True)))
+
+
+def predict_moved(network, images, labels):
+    """What a segmenter says of moved photos, beside its labels moved alike.
+
+    images (N, 3, S, S) uint8, labels (N, S, S) of predict: below 0 outside of a photo
+    Returns two tensors (moves, N, S, S), int16: the moved labels, -1 where nothing of the photo came, and the labels of
+    the moved photos. The moves: mirrored, turned by 15 degrees both ways, scaled by 0.8 and 1.25, recoloured.
+    """
+    labels = labels.short()
+    moved = [(v2.functional.horizontal_flip(images), v2.functional.horizontal_flip(labels))]
+    for angle, scale in ((15, 1.0), (-15, 1.0), (0, 0.8), (0, 1.25)):
+        moved.append((_warped(images, angle, scale), _warped(labels, angle, scale)))
+    darker = v2.functional.adjust_contrast(v2.functional.adjust_brightness(images, 0.8), 0.8)
+    moved.append((darker, labels))
+    found = [predict(network, photos).labels.short() for photos, _ in moved]
+    return torch.stack([of_before for _, of_before in moved]), torch.stack(found)
+
+
+def _warped(x, angle, scale):
+    """Photos (N, 3, S, S), whose edges are mirrored outwards, or labels (N, S, S), -1 there, turned and scaled."""
+    S, pad = x.shape[-1], x.shape[-1] // 4
+    move = {"angle": angle, "translate": [0, 0], "scale": scale, "shear": [0.0, 0.0]}
+    if x.ndim == 3:
+        return v2.functional.affine(x[:, None], **move, interpolation=NEAREST, fill=-1)[:, 0]
+    wide = v2.functional.pad(x, [pad] * 4, padding_mode="reflect")
+    wide = v2.functional.affine(wide, **move, interpolation=v2.InterpolationMode.BILINEAR)
+    return v2.functional.center_crop(wide, [S, S])
 
 
 def _inside(boxes, S):

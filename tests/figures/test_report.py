@@ -121,6 +121,16 @@ def test_the_table_of_a_run_without_metrics_names_the_command(run):
      ["landmark_error_with_bias is better than that of the mean training landmarks: 11.8 against 15.6."]),
     ({"keypoint_error_percent": 7.5, "keypoint_error_percent_mean_keypoints": 7.5},
      ["keypoint_error_percent is NOT better than that of the mean training keypoints: 7.5 against 7.5."]),
+    ({"equivariance": 0.84, "certainty_gap": 0.02, "notes": {report.SHOWN: [0.98, 0.04, 0.0]}},
+     ["Parts are stable: when a photo is mirrored, turned, scaled or recoloured, 84% of the foreground keeps its part.",
+      "Photos look like what it learned from: it is 2.0% surer of generated pictures than of photos.",
+      "Some parts are rare, part 2 in 4%, part 3 in 0% of the photos."]),
+    ({"equivariance": 0.6, "certainty_gap": 0.07, "notes": {report.SHOWN: [0.98, 0.5]}},
+     ["Parts are fairly stable: when a photo is mirrored, turned, scaled or recoloured, 60% of the foreground keeps its "
+      "part.", "Photos look somewhat unlike what it learned from: it is 7.0% surer of generated pictures than of photos."]),
+    ({"equivariance": 0.3, "certainty_gap": 0.2},
+     ["Parts are NOT stable: when a photo is mirrored, turned, scaled or recoloured, 30% of the foreground keeps its "
+      "part.", "Photos look UNLIKE what it learned from: it is 20.0% surer of generated pictures than of photos."]),
 ])  # fmt: skip
 def test_the_verdict_stands_first_in_words(run, values, said):
     run.cfg.n_parts = 8
@@ -132,6 +142,7 @@ def test_the_verdict_stands_first_in_words(run, values, said):
 
 def test_what_the_verdict_compares_are_metrics():
     assert {name for line in report.BASELINES for name in line[:2]} <= metrics.protocols().keys()
+    assert {line[0] for line in report.LIGHTS} <= metrics.protocols().keys()
 
 
 def test_a_report_of_a_barely_trained_run_says_so_in_its_title(run):

@@ -1,0 +1,114 @@
+"""What speaks for a segmenter without any label: the same parts again after a move, in another training, in all photos.
+
+A high value is no proof, for a wrong answer may be stable too. notebooks/README.md says which of these agree with true
+labels.
+"""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import entropy
+
+from ganseg.metrics.clustering import contingency_table
+from ganseg.metrics.masks import part_shares
+from ganseg.metrics.registry import LeftOut, metric
+
+
+def part_agreement(first, second):
+    """Share of the pixels that are foreground in either of two labellings that belong to one part in both.
+
+    first, second  (N, H, W) int, 0 background; pixels below 0 in the first do not count. Parts are matched one to one
+                   so that the share is largest; their numbers may differ.
+    Returns a float in [0, 1]: 1 for equal labels under any numbering, and where both are background alone.
+    Raises ValueError when the shapes differ.
+    """
+    table = contingency_table(first, second)
+    both, either = table[1:, 1:], table.sum() - table[0, 0]
+    return both[linear_sum_assignment(both, maximize=True)].sum() / either if either else 1.0
+
+
+@metric("Label-free: of the pixels that are foreground before or after a photo is mirrored, turned by 15 degrees, scaled "
+        "by 0.8 and 1.25 or recoloured, the share that keeps its part, parts matched for each move, mean over moves.")
+def equivariance(moved_labels, labels_of_moved):
+    """Mean part_agreement of the labels moved alike with those of the moved photos, each (moves, N, S, S)."""
+    return np.mean([part_agreement(*pair) for pair in zip(moved_labels, labels_of_moved, strict=True)])
+
+
+@metric("Label-free: part agreement with the checkpoint of the segmenter before this one, matched, test set pooled.")
+def stability(labels, earlier_labels):
+    return part_agreement(labels, earlier_labels)
+
+
+@metric("Label-free: exp(entropy of the parts' shares of the foreground) / K: 1 for equal shares, 1 / K for one part "
+        "alone, test set pooled.")
+def parts_effective(labels, n_parts):
+    shares = part_shares(labels, n_parts)
+    if not shares.any():
+        raise LeftOut("no pixel of the test pictures was predicted as foreground")
+    return np.exp(entropy(shares)) / n_parts
+
+
+def part_means(values, labels, n_parts):
+    """Mean of each part's pixels in each picture: values (N, C, S, S), labels (N, S, S) -> (N, K, C), NaN where absent."""
+    N, C, S, _ = values.shape
+    means = np.full((N, n_parts, C), np.nan)
+    for mean, picture, of_picture in zip(means, values.reshape(N, C, -1), labels.reshape(N, -1), strict=True):
+        inside = of_picture > 0
+        count = np.bincount(of_picture[inside] - 1, minlength=n_parts)
+        total = [np.bincount(of_picture[inside] - 1, channel[inside], n_parts) for channel in picture]
+        mean[count > 0] = (np.array(total) / np.maximum(count, 1)).T[count > 0]
+    return means
+
+
+def variance_between(values):
+    """Share of the variance of things that lies between their groups: values (N, K, C), NaN missing, K groups -> [0, 1].
+
+    Raises LeftOut where fewer than two groups have values, or nothing varies.
+    """
+    there = np.isfinite(values).all(axis=-1)  # (N, K)
+    used = values[:, there.any(axis=0)]
+    if used.shape[1] < 2:
+        raise LeftOut("fewer than two parts are in use")
+    total = np.square(used - np.nanmean(used, axis=(0, 1))).sum(axis=-1)
+    within = np.square(used - np.nanmean(used, axis=0)).sum(axis=-1)
+    if not np.nansum(total) > 0:
+        raise LeftOut("the parts do not differ")
+    return 1 - np.nansum(within) / np.nansum(total)
+
+
+@metric("Label-free: share of the variance of the parts' centroids over all test pictures that lies between parts.")
+def places_held(labels, n_parts):
+    """1 where each part sits at one place in all pictures, near 0 where parts lie anywhere: labels (N, S, S)."""
+    S = labels.shape[-1]
+    y_x = np.broadcast_to(np.mgrid[:S, :S] / S, (len(labels), 2, S, S))
+    return variance_between(part_means(y_x, labels, n_parts))
+
+
+@metric("Label-free: share of the variance of the parts' mean colours (less the picture's own) over all test pictures "
+        "that lies between parts.")
+def colors_held(images, labels, n_parts):
+    """images (N, 3, S, S), labels (N, S, S)."""
+    relative = images / 255.0 - images.mean(axis=(2, 3), keepdims=True) / 255.0
+    return variance_between(part_means(relative, labels, n_parts))
+
+
+@metric("Label-free: share of the variance of a picture's colours that its own labels, background included, explain, "
+        "mean over the test pictures.")
+def colors_explained(images, labels, n_parts):
+    """1 where each label has one colour, 0 where labels say nothing of colours: images (N, 3, S, S), labels (N, S, S)."""
+    total = images.reshape(*images.shape[:2], -1).var(axis=-1).sum(axis=-1)  # (N,)
+    known = np.where(labels < 0, 0, labels + 1)
+    count = np.stack([(known == k + 1).sum(axis=(1, 2)) for k in range(n_parts + 1)], axis=1)  # (N, K + 1)
+    means = part_means(images, known, n_parts + 1)
+    middle = np.nansum(means * count[..., None], axis=1) / count.sum(axis=1, keepdims=True)
+    between = np.nansum(np.square(means - middle[:, None]).sum(axis=-1) * count, axis=1) / count.sum(axis=1)
+    return np.divide(between, total, out=np.zeros(len(total)), where=total > 0).clip(max=1).mean()
+
+
+@metric("Label-free: the segmenter's largest probability, mean over the pixels of the test pictures.")
+def certainty(certainties):
+    return np.mean(certainties)
+
+
+@metric("Label-free: how much more certain the segmenter is of generated pictures, on average, than of test pictures.")
+def certainty_gap(certainties, certainties_of_generated):
+    return np.mean(certainties_of_generated) - np.mean(certainties)
