@@ -71,8 +71,8 @@ class SharedCores:
         threads, old = free_threads(self.most, psutil.cpu_count(), others), torch.get_num_threads()
         if threads != old:
             torch.set_num_threads(threads)
-            print(f"Other programs use {others:.1f} of {psutil.cpu_count()} cores; threads: {threads} instead of {old}.",
-                  flush=True)
+            print(f"Other programs use {others:.1f} of {psutil.cpu_count()} cores; "
+                  f"threads: {threads} instead of {old}.", flush=True)
 
 
 def free_threads(most, cores, others):

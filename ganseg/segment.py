@@ -118,9 +118,7 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
             if reason in files.FULL.values():
                 break
             continue
-        sure = ["" if c != c else f"{c:.4f}" for c in confidence]
-        measured = measure_parts(labels, model.cfg.n_parts)
-        rows += [[name, mask, *row, c] for row, c in zip(measured, sure, strict=True)]
+        rows += [[name, mask, *row] for row in _rows(labels, confidence)]
         if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
             printed = time.monotonic()
             print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
@@ -141,6 +139,12 @@ def _finish(out, rows, skipped, unwritten, done):
     if unwritten:
         name, reason = unwritten[0]
         raise UserError(f"out: {out} holds the parts of {done} only, for those of {name} cannot be written: {reason}.")
+
+
+def _rows(labels, confidence):
+    """The rows of measure_parts with the confidence, "" where the part is absent."""
+    measured = measure_parts(labels, len(confidence))
+    return [[*row, "" if c != c else f"{c:.4f}"] for row, c in zip(measured, confidence, strict=True)]
 
 
 def measure_parts(labels, n_parts):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ganseg import cli, runs, segment
+from ganseg import cli, config, runs, segment
 from ganseg.errors import UserError
 from ganseg.model import loading
 
@@ -43,6 +43,22 @@ def encoded(picture, kind="PNG", **options):
 
 def rows_of(out):
     return list(csv.DictReader((out / "parts.csv").open()))
+
+
+def test_the_table_says_how_sure_it_is_of_each_part(tmp_path):
+    class Halves(torch.nn.Module):
+        """Part 1 with probability 0.9 on the left, part 2 with 0.6 on the right, part 3 nowhere."""
+
+        def forward(self, images):
+            left = torch.tensor([0.05, 0.9, 0.04, 0.01]).log()[:, None, None].expand(4, 32, 16)
+            right = torch.tensor([0.3, 0.05, 0.6, 0.05]).log()[:, None, None].expand(4, 32, 16)
+            return torch.cat([left, right], dim=2).expand(len(images), 4, 32, 32)
+
+    cfg = config.load("folder", n_parts=3, preset="small", image_size=32, discriminator_channels=[4])
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    model = segment.PhotoSegmenter(cfg, Halves(), torch.device("cpu"))
+    segment.segment_photos(tmp_path / "a.png", model, tmp_path / "out")
+    assert [row["confidence"] for row in rows_of(tmp_path / "out")] == ["0.9000", "0.6000", ""]
 
 
 def test_a_path_its_bytes_and_its_picture_give_the_same_labels_at_the_photos_size(run, tmp_path):

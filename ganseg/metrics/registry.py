@@ -46,7 +46,7 @@ class Predictions:
     extents_px: np.ndarray | None = _optional("no extents of generated samples")
     centers_px: np.ndarray | None = _optional("no centers of generated samples")
     mask_entropies: np.ndarray | None = _optional("no masks of generated samples")
-    # For what needs no truth. (N, 3, S, S) uint8; (N,) and (n,) mean largest probabilities of test and generated pictures
+    # For what needs no truth: (N, 3, S, S) uint8; mean largest probabilities of test (N,) and generated pictures (n,)
     images: np.ndarray | None = _optional("the test pictures themselves are not given")
     certainties: np.ndarray | None = _optional("no probabilities were predicted for the test pictures")
     certainties_of_generated: np.ndarray | None = _optional("no probabilities were predicted for generated pictures")

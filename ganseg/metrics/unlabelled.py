@@ -26,8 +26,8 @@ def part_agreement(first, second):
     return both[linear_sum_assignment(both, maximize=True)].sum() / either if either else 1.0
 
 
-@metric("Label-free: of the pixels that are foreground before or after a photo is mirrored, turned by 15 degrees, scaled "
-        "by 0.8 and 1.25 or recoloured, the share that keeps its part, parts matched for each move, mean over moves.")
+@metric("Label-free: of the pixels that are foreground before or after a photo is mirrored, turned by 15 degrees, "
+        "scaled by 0.8 and 1.25 or recoloured, the share that keeps its part, parts matched, mean over moves.")
 def equivariance(moved_labels, labels_of_moved):
     """Mean part_agreement of the labels moved alike with those of the moved photos, each (moves, N, S, S)."""
     return np.mean([part_agreement(*pair) for pair in zip(moved_labels, labels_of_moved, strict=True)])
@@ -48,7 +48,7 @@ def parts_effective(labels, n_parts):
 
 
 def part_means(values, labels, n_parts):
-    """Mean of each part's pixels in each picture: values (N, C, S, S), labels (N, S, S) -> (N, K, C), NaN where absent."""
+    """Mean over each part's pixels in each picture: values (N, C, S, S), labels (N, S, S) -> (N, K, C), NaN: absent."""
     N, C, S, _ = values.shape
     means = np.full((N, n_parts, C), np.nan)
     for mean, picture, of_picture in zip(means, values.reshape(N, C, -1), labels.reshape(N, -1), strict=True):
@@ -60,7 +60,7 @@ def part_means(values, labels, n_parts):
 
 
 def variance_between(values):
-    """Share of the variance of things that lies between their groups: values (N, K, C), NaN missing, K groups -> [0, 1].
+    """Share of the variance that lies between groups, in [0, 1]: values (N, K, C) of K groups, NaN where missing.
 
     Raises LeftOut where fewer than two groups have values, or nothing varies.
     """
@@ -94,7 +94,7 @@ def colors_held(images, labels, n_parts):
 @metric("Label-free: share of the variance of a picture's colours that its own labels, background included, explain, "
         "mean over the test pictures.")
 def colors_explained(images, labels, n_parts):
-    """1 where each label has one colour, 0 where labels say nothing of colours: images (N, 3, S, S), labels (N, S, S)."""
+    """1 where each label has one colour, 0 where labels tell no colour: images (N, 3, S, S), labels (N, S, S)."""
     total = images.reshape(*images.shape[:2], -1).var(axis=-1).sum(axis=-1)  # (N,)
     known = np.where(labels < 0, 0, labels + 1)
     count = np.stack([(known == k + 1).sum(axis=(1, 2)) for k in range(n_parts + 1)], axis=1)  # (N, K + 1)

@@ -88,7 +88,7 @@ def load_segmenter(run, device="cpu"):
 
 
 def read_segmenter(run, name="segmenter", device="cpu", step=None):
-    """The newest segmenter (or control, or that of a step) of a run in evaluation mode, and the content of its checkpoint.
+    """A run's newest segmenter (or control, or that of a step) in evaluation mode, and the content of its checkpoint.
 
     Raises UserError where the run has none, or one of another shape.
     """

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-
 from torchvision.transforms import v2
 
 from ganseg.model.geometry import soft_centroids, to_float

@@ -126,8 +126,9 @@ def test_the_table_of_a_run_without_metrics_names_the_command(run):
       "Photos look like what it learned from: it is 2.0% surer of generated pictures than of photos.",
       "Some parts are rare, part 2 in 4%, part 3 in 0% of the photos."]),
     ({"equivariance": 0.6, "certainty_gap": 0.07, "notes": {report.SHOWN: [0.98, 0.5]}},
-     ["Parts are fairly stable: when a photo is mirrored, turned, scaled or recoloured, 60% of the foreground keeps its "
-      "part.", "Photos look somewhat unlike what it learned from: it is 7.0% surer of generated pictures than of photos."]),
+     ["Parts are fairly stable: when a photo is mirrored, turned, scaled or recoloured, 60% of the foreground keeps "
+      "its part.",
+      "Photos look somewhat unlike what it learned from: it is 7.0% surer of generated pictures than of photos."]),
     ({"equivariance": 0.3, "certainty_gap": 0.2},
      ["Parts are NOT stable: when a photo is mirrored, turned, scaled or recoloured, 30% of the foreground keeps its "
       "part.", "Photos look UNLIKE what it learned from: it is 20.0% surer of generated pictures than of photos."]),
