@@ -17,7 +17,7 @@ from ganseg import devices, files, runs
 from ganseg.datasets import decode
 from ganseg.datasets.source import list_pictures, printable
 from ganseg.errors import UserError
-from ganseg.figures import pictures, tables
+from ganseg.figures import pictures, report, tables
 from ganseg.model import loading
 from ganseg.model.geometry import to_float
 
@@ -33,14 +33,14 @@ def load(run, device="auto"):
     """
     run = run if isinstance(run, runs.Run) else runs.find(str(run))
     device = devices.choose_device(device)
-    return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device)
+    return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device, run)
 
 
 class PhotoSegmenter:
-    """A trained segmenter for photos of any size; `cfg` is its run's config."""
+    """A trained segmenter for photos of any size; `cfg` is its run's config, `run` the Run, where it is of one."""
 
-    def __init__(self, cfg, network, device):
-        self.cfg, self.device, self.network = cfg, device, network
+    def __init__(self, cfg, network, device, run=None):
+        self.cfg, self.device, self.network, self.run = cfg, device, network, run
 
     def segment(self, photo):
         """The parts of one photo.
@@ -126,12 +126,17 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
         raise UserError("photos: none of {:,} can be read; {}: {}.".format(len(listing), *skipped[0]))
     n_done = len(rows) // model.cfg.n_parts
     print(f"segmented {n_done:,} photos in {time.monotonic() - start:.0f} s: see {out}")
-    _finish(out, rows, skipped, unwritten, f"{n_done:,} of {len(listing):,} photos")
+    _finish(model.run, out, rows, skipped, unwritten, f"{n_done:,} of {len(listing):,} photos")
     return skipped
 
 
-def _finish(out, rows, skipped, unwritten, done):
-    """Say which photos are left out and write the table of the others. Raises UserError where one is not written."""
+def _finish(run, out, rows, skipped, unwritten, done):
+    """Say how far the run can be trusted and what is left out, and write the table of the others.
+
+    Raises UserError where a photo's files are not written.
+    """
+    for sentence in report.without_labels(run) if run else []:
+        print(f"{run.label}: {sentence}")
     for what, left_out in (("read", skipped), ("written", unwritten)):
         for name, reason in left_out:
             print(f"left out, cannot be {what}: {name}: {reason}")

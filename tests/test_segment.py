@@ -45,6 +45,15 @@ def rows_of(out):
     return list(csv.DictReader((out / "parts.csv").open()))
 
 
+def test_it_says_how_far_its_run_can_be_trusted(run, tmp_path, capsys):
+    photo().save(tmp_path / "a.png")
+    segment.segment_photos(tmp_path / "a.png", run, tmp_path / "out")
+    assert "creatures/x:" not in capsys.readouterr().out  # it was not evaluated
+    run.log("evaluate", 10, equivariance=0.9)
+    segment.segment_photos(tmp_path / "a.png", run, tmp_path / "out")
+    assert "creatures/x: Parts are stable: when a photo is" in capsys.readouterr().out
+
+
 def test_the_table_says_how_sure_it_is_of_each_part(tmp_path):
     class Halves(torch.nn.Module):
         """Part 1 with probability 0.9 on the left, part 2 with 0.6 on the right, part 3 nowhere."""

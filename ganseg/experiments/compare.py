@@ -12,6 +12,8 @@ import yaml
 from ganseg import config, records, runs
 from ganseg.datasets.loading import published_counts
 from ganseg.errors import UserError
+from ganseg.metrics import protocols
+from ganseg.metrics.unlabelled import SCORES, score
 from ganseg.training import trained_on
 
 SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size", "crop", "lambda_con", "lambda_area",
@@ -19,6 +21,7 @@ SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size
 LESS_IS_BETTER = ("fid", "kid", "frechet", "collapse", "mask_entropy")
 PENALTIES = ("concentration_loss", "area_loss", "gradient_penalty")
 MODEL = ("n_parts", "n_per", "heatmap", "architecture")  # what a published setting may name
+SCORE = "label-free score"
 PROTOCOL = ("max_train_pictures", "max_test_pictures", "fit_pictures")
 
 
@@ -188,13 +191,20 @@ def over_steps(run):
 def correlations(of_runs, metrics):
     """Spearman's rank correlation of what is known without labels with metrics that need them, over runs.
 
+    The signals: the training's losses and shares, Frechet distances, label-free metrics, and the `label-free score`.
+
     Returns a DataFrame of signals by metrics, with the column runs: how many a row rests on. A signal that fewer than
     three evaluated runs have is left out. It says something only for runs of one data set.
     """
     frame = runs_table(of_runs)
     signals = [name for name in [*PENALTIES, "smallest part", "generated background"] if name in frame]
     signals += [name for name in frame if name.startswith(("fid", "frechet"))]
+    label_free = [name for name, sentence in protocols().items() if sentence.startswith("Label-free")]
     present = [name for name in metrics if name in frame]
+    signals += [name for name in label_free if name in frame and name not in present]
+    if set(signals) & set(SCORES):
+        frame[SCORE] = frame.apply(score, axis="columns")
+        signals.append(SCORE)
     evaluated = frame.dropna(subset=present, how="any") if present else frame.iloc[:0]
     known = evaluated[signals].notna().sum()
     signals = [name for name in signals if known[name] >= 3]  # two runs always agree or disagree wholly

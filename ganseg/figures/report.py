@@ -63,15 +63,19 @@ def write_report(run):
         "Training": _curves(run),
         "The pictures": _picture(run, "prepare", PICTURES),
     }
-    title = escape(f"GANSeg: {captions.caption(run, 'segmenter')}")
+    path = run.folder / "report.html"
+    files.write_text(path, page(f"GANSeg: {captions.caption(run, 'segmenter')}", verdict(run), sections))
+    return path
+
+
+def page(title, said, sections):
+    """An HTML page as text: a title, sentences that stand first, and heading -> HTML of each section, if it has any."""
+    title = escape(title)
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    body = "".join(f"<h2>{name}</h2>\n{content}\n" for name, content in sections.items() if content)
+    body = "".join(f"<h2>{escape(name)}</h2>\n{content}\n" for name, content in sections.items() if content)
     head += f"<style>{CSS}</style></head><body><h1>{title}</h1>\n"
-    page = head + _list(verdict(run), ' class="verdict"') + f"{body}</body></html>\n"
-    path = run.folder / "report.html"
-    files.write_text(path, page)
-    return path
+    return head + _list(said, ' class="verdict"') + f"{body}</body></html>\n"
 
 
 def verdict(run):
@@ -90,12 +94,17 @@ def verdict(run):
             ours, theirs = record[name], record[control]
             better = "better" if ours != theirs and (ours > theirs) == more else "NOT better"
             said.append(f"{name} is {better} than that of {what}: {ours:.3g} against {theirs:.3g}.")
-    return said + _without_labels(record)
+    return said + without_labels(run)
 
 
-def _without_labels(record):
-    """What an evaluation's label-free metrics come to, in sentences."""
-    said = []
+def without_labels(run):
+    """What the label-free metrics of the newest evaluation come to, in sentences.
+
+    A list of texts, empty where there is no evaluation, or one of a collapsed model, for which they mean nothing.
+    """
+    record, said = _evaluation(run), []
+    if record.get("collapse"):
+        return []
     for name, high, low, words, why in LIGHTS:
         if name in record:
             good = -record[name] if name == "certainty_gap" else record[name]
@@ -155,15 +164,15 @@ def _list(texts, style=""):
 
 def _picture(run, name, sentence):
     path = run.folder / "figures" / f"{name}.png"
-    return f"<p>{escape(sentence)}</p>{_embedded(path.read_bytes(), name)}" if path.exists() else ""
+    return f"<p>{escape(sentence)}</p>{embedded(path.read_bytes(), name)}" if path.exists() else ""
 
 
 def _curves(run):
     stages = [stage for stage in ("train", "distill") if run.records(stage)]
-    images = "".join(_embedded(pictures.png(curves.stage_curves(run, stage)), stage) for stage in stages)
+    images = "".join(embedded(pictures.png(curves.stage_curves(run, stage)), stage) for stage in stages)
     return f"<p>{escape(CURVES)}</p>{images}" if stages else ""
 
 
-def _embedded(png, name):
-    """The bytes of a PNG as a picture inside the page."""
+def embedded(png, name):
+    """The bytes of a PNG as a picture inside a page."""
     return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

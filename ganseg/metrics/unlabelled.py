@@ -12,6 +12,15 @@ from ganseg.metrics.clustering import contingency_table
 from ganseg.metrics.masks import part_shares
 from ganseg.metrics.registry import LeftOut, metric
 
+# All in [0, 1]; the score is their geometric mean, so that none can be bought with another
+SCORES = ("equivariance", "parts_effective", "colors_explained", "agreement")
+
+
+def score(values):
+    """The geometric mean of those of SCORES that a dict of metrics has, in [0, 1]; 0 where it has none."""
+    given = [max(values[name], 1e-6) for name in SCORES if name in values]
+    return float(np.exp(np.mean(np.log(given)))) if given else 0.0
+
 
 def part_agreement(first, second):
     """Share of the pixels that are foreground in either of two labellings that belong to one part in both.

@@ -73,6 +73,16 @@ def test_signals_are_ranked_against_metrics(three):
     assert compare.correlations(three[:2], ["foreground_iou"]).empty
 
 
+def test_label_free_metrics_and_their_score_are_signals(three):
+    for run, (iou, stable, used) in zip(three, [(0.5, 0.6, 0.9), (0.6, 0.9, 0.2), (0.7, 0.7, 0.95)], strict=True):
+        run.log("evaluate", 2, foreground_iou=iou, equivariance=stable, parts_effective=used, left_out={},
+                notes={"GAN steps": 20})
+    ranks = compare.correlations(three, ["foreground_iou"]).foreground_iou
+    assert ranks["equivariance"] == ranks["parts_effective"] == pytest.approx(0.5)
+    assert ranks[compare.SCORE] == pytest.approx(0.5)  # 0.73, 0.42, 0.82
+    assert "equivariance" not in compare.correlations(three, ["equivariance"]).index
+
+
 def test_a_signal_rests_on_the_runs_that_have_it(three, tiny_run):
     fourth = tiny_run("r3")
     fourth.start("cpu")

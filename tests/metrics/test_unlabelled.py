@@ -13,6 +13,16 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
+@pytest.mark.parametrize("values, expected", [
+    (dict.fromkeys(unlabelled.SCORES, 0.5), 0.5),
+    ({"equivariance": 0.9, "parts_effective": 0.4}, 0.6),
+    ({"equivariance": 1.0, "parts_effective": 1.0, "colors_explained": 0.0, "agreement": 1.0}, 1e-6 ** 0.25),
+    ({"foreground_iou": 0.9}, 0.0),  # it needs labels
+])  # fmt: skip
+def test_the_score_is_the_geometric_mean_of_what_is_known_without_labels(values, expected):
+    assert unlabelled.score(values) == pytest.approx(expected)
+
+
 def test_agreement_counts_matched_foreground_of_either_side():
     first = np.array([[[1, 1, 2, 2, 0, 0]]])
     second = np.array([[[2, 2, 1, 0, 0, 3]]])
