@@ -37,7 +37,10 @@ def evaluate(run):
     notes = {"GAN steps": gan_step, **_notes(cfg, state, test, fit), report.SHOWN: _shown(labels, cfg.n_parts)}
     if generated is None:
         reason = f"the GAN's step {gan_step}, which the segmenter learned from, is no longer kept"
-        print(f"Left out are {', '.join(OF_SAMPLES)}: {reason}; distil anew with: {run.command('distill')}", flush=True)
+        mend = f"; distil anew with: {run.command('distill')}"
+        if "members" in state:
+            reason, mend = "several segmenters that vote have no generator of their own", ""
+        print(f"Left out are {', '.join(OF_SAMPLES)}: {reason}{mend}", flush=True)
         values = {name: value for name, value in values.items() if name not in OF_SAMPLES}
         left_out |= dict.fromkeys(OF_SAMPLES, reason)
     notes |= {} if generated is None else {"GAN steps of the generated samples": gan_step}

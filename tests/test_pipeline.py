@@ -25,7 +25,7 @@ OWN = {
     "inspector": {"sample", "follow"},
     "samples": {"n_samples", "n_detections", "picture_seed"},
     "ablations": {"sweep", "sweeps_file", "seeds", "scheduler", "workers"},
-    "choose": {"seeds", "scheduler", "workers"},
+    "choose": {"seeds", "scheduler", "workers", "consensus"},
     "compare": {"metric", "cost", "first", "second"},
     "fidelity": {"n_generated", "weights", "inception_weights", "feature_network", "feature_size", "every_checkpoint"},
 }

@@ -11,9 +11,11 @@ from ganseg import config, files, records, runs
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.experiments import trials
+from ganseg.experiments.findings import COMPARED
 from ganseg.figures import pictures, report, tables
-from ganseg.metrics.unlabelled import SCORES, part_agreement, score
+from ganseg.metrics.unlabelled import SCORES, matched_order, part_agreement, score
 from ganseg.model import loading
+from ganseg.model.consensus import Consensus
 from ganseg.model.prediction import predict
 
 FILE = "choice.json"  # in the run's folder: what each round found
@@ -21,17 +23,20 @@ ROUNDS = (1 / 12, 1 / 6)  # after these shares of the steps candidates are compa
 N_LEAST, N_COMPARED = 20, 500  # test pictures: fewer say nothing, more take too long
 
 
-def candidates(dataset, run, seeds, parts, share, **settings):
+def candidates(dataset, run, seeds, parts, share, consensus=1, **settings):
     """The Trials that are compared after a share of their steps: each seed with each number of parts.
 
     parts     list of numbers of parts, with which lambda_con grows; []: the data set's own
+    consensus how many of them are to vote in the end
     settings  of all of them, as max_steps and distill_steps, both at full length
-    Raises UserError where there are fewer than two.
+    Raises UserError where there are fewer than two, or than are to vote.
     """
     sweep = trials.Sweep.model_construct(grid={"n_parts": parts} if parts else {}, per_part=["lambda_con"])
     wanted = trials.make_trials(sweep, dataset, run, seeds, **settings)
     if len(wanted) < 2:
         raise UserError("seeds: there is only one candidate; a choice takes two or more, such as -p seeds \"[0, 1]\".")
+    if len(wanted) < consensus:
+        raise UserError(f"consensus: {consensus} are to vote, and there are {len(wanted)} candidates; give more seeds.")
     cfg = wanted[0].cfg
     steps = {field: max(1, math.ceil(share * getattr(cfg, field))) for field in ("max_steps", "distill_steps")}
     return trials.make_trials(sweep, dataset, run, seeds, **{**settings, **steps})
@@ -87,9 +92,9 @@ def _known(dataset, run):
     return found
 
 
-def survivors(found, wanted):
-    """The Trials that go on: the better half, at least one."""
-    kept = list(found)[: max(1, len(found) // 2)]
+def survivors(found, wanted, least=1):
+    """The Trials that go on, the best first: the better half, and at least so many."""
+    kept = list(found)[: max(least, len(found) // 2)]
     return sorted((trial for trial in wanted if trial.name in kept), key=lambda trial: kept.index(trial.name))
 
 
@@ -160,6 +165,47 @@ def write_page(dataset, run, found, trials_by_name, said):
     tables.save_csv(pd.concat(frames, names=["round", "candidate"]), folder / "choice.csv")
     files.write_text(folder / "choice.html", report.page(f"GANSeg: candidates of {dataset}/{run}", said, sections))
     return folder / "choice.html"
+
+
+def vote(dataset, name, members):
+    """A run whose segmenter is the vote of several Runs' segmenters, their parts matched on test pictures.
+
+    Parts have the first one's numbers. The run has the first one's settings and no GAN.
+    Raises UserError where there are fewer than two or they differ in what all must share.
+    """
+    first, cfg = members[0], members[0].cfg
+    shared = ("n_parts", "image_size", "crop", "segmenter", "segmenter_width", "architecture")
+    for other in members[1:]:
+        if differ := [field for field in shared if getattr(other.cfg, field) != getattr(cfg, field)]:
+            raise UserError(f"consensus: {other.label} and {first.label} differ in {differ[0]}; only segmenters that "
+                            "share it can vote.")
+    if len(members) < 2:
+        raise UserError("consensus: there is only one run; it takes two or more to vote.")
+    test = load_pictures(cfg, "test", N_COMPARED)
+    networks = [loading.load_segmenter(run) for run in members]
+    labels = [predict(network, test.images, test.boxes).labels.numpy() for network in networks]
+    orders = np.stack([matched_order(labels[0], of_member, cfg.n_parts) for of_member in labels])
+    run = runs.Run(runs.outputs_root() / dataset / name, cfg)
+    with run.held():
+        run.start("cpu")
+        state = Consensus(networks, orders).state_dict()
+        facts = {"members": len(members), "generator_weights": cfg.distill_generator, "gan_step": cfg.max_steps}
+        run.save("segmenter", cfg.distill_steps, {"segmenter": state, **facts})
+        files.write_text(run.folder / "members.txt", "".join(f"{member.label}\n" for member in members))
+    return run
+
+
+def compared(best, voted):
+    """Whether a vote is better than the best run alone, as a sentence, from their newest evaluations.
+
+    By the first metric of findings.COMPARED that both have, else by the label-free score.
+    """
+    alone, together = (run.records("evaluate")[-1] for run in (best, voted))
+    metric, more = next(((name, more) for name, more in COMPARED.items() if {name} <= alone.keys() & together.keys()),
+                        ("the label-free score", True))
+    a, b = ((record.get(metric, score(record))) for record in (alone, together))
+    better = "better" if a != b and (b > a) == more else "NOT better"
+    return f"By {metric} the vote is {better} than {best.label} alone: {b:.3f} against {a:.3f}."
 
 
 def advice(found, n_photos):

@@ -35,6 +35,12 @@ def part_agreement(first, second):
     return both[linear_sum_assignment(both, maximize=True)].sum() / either if either else 1.0
 
 
+def matched_order(first, second, n_parts):
+    """Which label of the second labelling is label k of the first, (K + 1,) int: 0, then parts as of part_agreement."""
+    table = contingency_table(first, second, (n_parts + 1, n_parts + 1))[1:, 1:]
+    return np.concatenate([[0], linear_sum_assignment(table, maximize=True)[1] + 1])
+
+
 @metric("Label-free: of the pixels that are foreground before or after a photo is mirrored, turned by 15 degrees, "
         "scaled by 0.8 and 1.25 or recoloured, the share that keeps its part, parts matched, mean over moves.")
 def equivariance(moved_labels, labels_of_moved):

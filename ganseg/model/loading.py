@@ -6,6 +6,7 @@ from ganseg import checkpoints, runs
 from ganseg.errors import UserError
 from ganseg.model import autoencoder, fast, sampling, segmenter
 from ganseg.model.averaging import recalibrate_batchnorm
+from ganseg.model.consensus import Consensus
 
 
 def build_generator(cfg):
@@ -95,5 +96,10 @@ def read_segmenter(run, name="segmenter", device="cpu", step=None):
     path, state = run.intact(name, step)
     if path is None:
         raise runs.missing(run.folder, "segmenter")
-    network = build_segmenter(run.cfg.model_copy(update={"backbone_weights": "none"}))  # the checkpoint holds it
+    cfg = run.cfg.model_copy(update={"backbone_weights": "none"})  # the checkpoint holds it
+    if "members" in state:
+        members = [build_segmenter(cfg) for _ in range(state["members"])]
+        network = Consensus(members, torch.zeros(len(members), cfg.n_parts + 1))
+    else:
+        network = build_segmenter(cfg)
     return checkpoints.load_weights(network, state.get("segmenter"), path).to(device).eval(), state

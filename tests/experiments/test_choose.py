@@ -1,14 +1,17 @@
 """A choice among short trainings: who goes on, what is not run twice, and that the best one goes on as if alone."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import TINY
 
-from ganseg import distill, runs, train
+from ganseg import distill, evaluate, runs, segment, train
 from ganseg.errors import UserError
 from ganseg.experiments import ablations, choose, trials
-from ganseg.metrics.unlabelled import score
+from ganseg.metrics.unlabelled import matched_order, score
+from ganseg.model import loading
+from ganseg.model.geometry import to_float
 from ganseg.training import trained_on
 
 SETTINGS = {**TINY, "max_steps": 4, "distill_steps": 2, "max_test_pictures": 20, "fit_pictures": 4, "segmenter": "unet",
@@ -57,6 +60,7 @@ def test_half_of_the_candidates_go_on_and_at_least_one():
     wanted = candidates([0, 1, 2, 3, 4])
     found = {f"best-base-seed{seed}": {"score": 1 - 0.1 * i} for i, seed in enumerate([4, 2, 0, 1, 3])}
     assert [trial.cfg.seed for trial in choose.survivors(found, wanted)] == [4, 2]
+    assert [trial.cfg.seed for trial in choose.survivors(found, wanted, 3)] == [4, 2, 0]
     assert [trial.cfg.seed for trial in choose.survivors(dict(list(found.items())[:1]), wanted)] == [4]
 
 
@@ -136,6 +140,65 @@ def test_the_page_shows_all_candidates_and_why(ran):
     assert all(name in page for name in found)
     table = pd.read_csv(path.with_name("choice.csv"))
     assert table["candidate"].tolist() == list(found) and table["goes on"].tolist() == ["yes", "no"]
+
+
+@pytest.fixture
+def distilled(tiny_run, quick):
+    """Two runs with segmenters."""
+    made = [tiny_run(f"m{seed}", **{**SETTINGS, "max_steps": 2, "seed": seed}) for seed in (0, 1)]
+    for run in made:
+        list(train.train(run))
+        list(distill.distill(run))
+    return made
+
+
+def test_a_vote_is_the_mean_of_its_members_and_a_run_like_any(distilled, tmp_path):
+    voted = choose.vote("creatures", "best-consensus", distilled)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    networks = [loading.load_segmenter(run) for run in distilled]
+    first, second = (network(to_float(images)).softmax(dim=1) for network in networks)
+    network = loading.load_segmenter(runs.find("creatures/best-consensus"))
+    assert network.orders[0].tolist() == [0, 1, 2, 3] and sorted(network.orders[1].tolist()) == [0, 1, 2, 3]
+    expected = (first + second[:, network.orders[1]]) / 2
+    torch.testing.assert_close(network(to_float(images)).softmax(dim=1), expected)
+    evaluate.evaluate(distilled[0])
+    record = evaluate.evaluate(voted)
+    assert "vote" in record["left_out"]["extent_px"] and 0 <= record["foreground_iou"] <= 1
+    assert choose.compared(distilled[0], voted).startswith("By nmi_foreground the vote is ")
+    assert segment.load("creatures/best-consensus").segment(images[0].permute(1, 2, 0).numpy()).shape == (32, 32)
+
+
+def test_parts_are_matched_before_they_vote():
+    labels = np.random.default_rng(0).integers(0, 5, (3, 8, 8))
+    numbering = np.array([0, 3, 1, 4, 2])
+    assert (matched_order(labels, numbering[labels], 4) == numbering).all()
+    one_part = np.where(labels > 0, 2, 0)  # which leaves three without a match
+    assert sorted(matched_order(labels, one_part, 4)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("alone, together, said", [
+    ({"nmi_foreground": 0.5, "foreground_iou": 0.9}, {"nmi_foreground": 0.6, "foreground_iou": 0.8},
+     "By nmi_foreground the vote is better than creatures/a alone: 0.600 against 0.500."),
+    ({"landmark_error": 9.0}, {"landmark_error": 9.0},
+     "By landmark_error the vote is NOT better than creatures/a alone: 9.000 against 9.000."),
+    ({"equivariance": 0.5}, {"equivariance": 0.7},
+     "By the label-free score the vote is better than creatures/a alone: 0.700 against 0.500."),
+])  # fmt: skip
+def test_it_is_said_whether_a_vote_is_better(tiny_run, alone, together, said):
+    made = [tiny_run("a"), tiny_run("b")]
+    for run, values in zip(made, (alone, together), strict=True):
+        run.start("cpu")
+        run.log("evaluate", 2, **values)
+    assert choose.compared(*made) == said
+
+
+def test_what_cannot_vote_is_refused(tiny_run):
+    with pytest.raises(UserError, match="only one run; it takes two"):
+        choose.vote("creatures", "v", [tiny_run("a")])
+    with pytest.raises(UserError, match="creatures/b and creatures/a differ in n_parts"):
+        choose.vote("creatures", "v", [tiny_run("a"), tiny_run("b", n_parts=5)])
+    with pytest.raises(UserError, match="consensus: 3 are to vote, and there are 2 candidates; give more seeds"):
+        candidates(consensus=3)
 
 
 @pytest.mark.parametrize("values, word", [
