@@ -98,15 +98,15 @@ def survivors(found, wanted, least=1):
     return sorted((trial for trial in wanted if trial.name in kept), key=lambda trial: kept.index(trial.name))
 
 
-def table(found, trials_by_name):
+def table(found, wanted, kept):
     """A row for each candidate of a round, the best first: seed, parts, steps, time, scores and whether it goes on."""
-    kept = {trial.name for trial in survivors(found, trials_by_name.values())}
-    rows = {}
+    cfgs, rows = {trial.name: trial.cfg for trial in wanted}, {}
     for name, values in found.items():
-        cfg = trials_by_name[name].cfg
+        cfg = cfgs[name]
         rows[name] = {"seed": cfg.seed, "n_parts": cfg.n_parts, "GAN steps": cfg.max_steps,
                       "minutes": values["minutes"], "score": values["score"],
-                      **{metric: values.get(metric) for metric in SCORES}, "goes on": "yes" if name in kept else "no"}
+                      **{metric: values.get(metric) for metric in SCORES},
+                      "goes on": "yes" if any(trial.name == name for trial in kept) else "no"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -135,10 +135,10 @@ def go_on(dataset, run, best, **settings):
     return runs.open_run(dataset, run, **given, **{name: getattr(full, name) for name in apart})
 
 
-def strips(dataset, found, figure="detections"):
+def strips(dataset, names, figure="detections"):
     """Name -> what a candidate detects in test pictures, or its `samples`, in two rows (H, W, 3), the best first."""
     rows = {}
-    for name in found:
+    for name in names:
         run = runs.find(f"{dataset}/{name}")
         if (path := run.folder / "figures" / f"{figure}.png").exists():
             side = pictures.enlarge(np.zeros((1, run.cfg.image_size, run.cfg.image_size, 3), np.uint8)).shape[1]
@@ -146,23 +146,21 @@ def strips(dataset, found, figure="detections"):
     return rows
 
 
-def write_page(dataset, run, found, trials_by_name, said):
+def write_page(dataset, run, rounds, said):
     """Write choice.html and choice.csv into the run's folder; returns the page's Path.
 
-    found  {"first round": what compare returned, ...}; said  sentences that stand first
+    rounds  {"first round": its table, ...}; said  sentences that stand first
     """
     folder, sections = runs.outputs_root() / dataset / run, {}
-    for heading, values in found.items():
-        shown = table(values, trials_by_name[heading])
-        shown.columns = shown.columns.str.replace("_", " ")  # which lets them wrap
+    for heading, frame in rounds.items():
+        shown = frame.rename(columns=lambda name: name.replace("_", " "))  # which lets them wrap
         sections[heading.capitalize()] = tables.styled(shown).to_html()
-        detected, painted = strips(dataset, values), strips(dataset, values, "samples")
-        for name in values:
+        detected, painted = strips(dataset, frame.index), strips(dataset, frame.index, "samples")
+        for name in frame.index:
             kinds = (("photos", detected), ("generated pictures", painted))
             sections[f"{name} ({heading})"] = "".join(
                 f"<p>{kind}</p>{report.embedded(pictures.png(of[name]), kind)}" for kind, of in kinds if name in of)
-    frames = {heading: table(values, trials_by_name[heading]) for heading, values in found.items()}
-    tables.save_csv(pd.concat(frames, names=["round", "candidate"]), folder / "choice.csv")
+    tables.save_csv(pd.concat(rounds, names=["round", "candidate"]), folder / "choice.csv")
     files.write_text(folder / "choice.html", report.page(f"GANSeg: candidates of {dataset}/{run}", said, sections))
     return folder / "choice.html"
 

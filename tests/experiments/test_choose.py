@@ -8,7 +8,7 @@ from conftest import TINY
 
 from ganseg import distill, evaluate, runs, segment, train
 from ganseg.errors import UserError
-from ganseg.experiments import ablations, choose, trials
+from ganseg.experiments import ablations, choose
 from ganseg.metrics.unlabelled import matched_order, score
 from ganseg.model import loading
 from ganseg.model.geometry import to_float
@@ -133,8 +133,8 @@ def test_without_a_number_of_steps_the_best_goes_on_to_the_data_sets_own(ran):
 def test_the_page_shows_all_candidates_and_why(ran):
     wanted = candidates()
     found = compare(ran, wanted)
-    rounds = {"first round": found}
-    path = choose.write_page("creatures", "best", rounds, {"first round": trials.by_name(wanted)}, ["Said <first>."])
+    rounds = {"first round": choose.table(found, wanted, choose.survivors(found, wanted))}
+    path = choose.write_page("creatures", "best", rounds, ["Said <first>."])
     page = path.read_text()
     assert "Said &lt;first&gt;." in page and page.count("data:image/png") == 4  # photos and samples
     assert all(name in page for name in found)
