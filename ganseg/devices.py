@@ -111,6 +111,11 @@ def autocast(cfg, device):
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=cfg.precision == "bf16")
 
 
+def has_bf16(device):
+    """Whether a device computes in bfloat16 by instructions of its own; without, it takes several times as long."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def memory_format(cfg, device):
     """channels_last where the config asks for it, on CUDA only. On the CPU a backward pass in it can hang."""
     wanted = cfg.channels_last and device.type == "cuda"

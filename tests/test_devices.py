@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ganseg import devices, train
+from ganseg.training import loop
 
 CPU = torch.device("cpu")
 
@@ -70,3 +71,12 @@ def test_a_training_leaves_a_busy_core_alone(machine, tiny_run, quick, monkeypat
     list(train.train(tiny_run("idle")))
     list(train.train(tiny_run("fixed", threads=1)))
     assert seen == [1, 1, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("there, precision, said", [
+    (False, "bf16", True), (True, "bf16", False), (False, "float32", False),
+])  # fmt: skip
+def test_a_cpu_that_is_slow_in_bf16_says_so(there, precision, said, tiny_run, quick, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "has_bf16", lambda device: there)
+    next(train.train(tiny_run("x", precision=precision, max_steps=1, log_every_steps=1)))
+    assert ("this CPU has no instructions for precision bf16" in capsys.readouterr().out) is said

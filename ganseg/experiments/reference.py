@@ -9,6 +9,7 @@ from ganseg.training import losses
 
 # Fewer pairs than this, or quartiles further apart than this share of the median, show nothing
 FEWEST_PAIRS, WIDEST = 5, 0.25
+SLOW_S = 0.2
 
 
 def reference_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
@@ -33,14 +34,23 @@ def reference_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
 
 
 def matrix_rate(device, dtype):
-    """Floating-point operations a second that the machine reaches: the better of a matrix product and a convolution."""
-    n = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(n, n, device=device, dtype=dtype)
-    x = torch.randn(n // 512, 256, 64, 64, device=device, dtype=dtype)
-    kernel = torch.randn(256, 256, 3, 3, device=device, dtype=dtype)
-    product = min(seconds(device, torch.matmul, a, a) for _ in range(6))
-    convolution = min(seconds(device, torch.conv2d, x, kernel, None, 1, 1) for _ in range(6))  # stride and padding 1
-    return max(2 * n**3 / product, 2 * x.numel() * 256 * 9 / convolution)
+    """Floating-point operations a second that the machine reaches: the best of matrix products and convolutions.
+
+    They grow until one takes SLOW_S, for a CPU without instructions for bf16 takes a thousand times as long.
+    """
+    kernel, best = torch.randn(256, 256, 3, 3, device=device, dtype=dtype), 0.0
+    for n in (128, 512, 2048, 8192) if device.type == "cuda" else (128, 512, 2048):
+        a = torch.randn(n, n, device=device, dtype=dtype)
+        x = torch.randn(1, 256, n // 32, n // 32, device=device, dtype=dtype)
+        for work, function, args in ((2 * n**3, torch.matmul, (a, a)),
+                                     (2 * x.numel() * 256 * 9, torch.conv2d, (x, kernel, None, 1, 1))):  # padding 1
+            taken = seconds(device, function, *args)
+            if taken < SLOW_S:
+                taken = min(seconds(device, function, *args) for _ in range(5))
+            best = max(best, work / taken)
+            if taken > SLOW_S:
+                return best
+    return best
 
 
 def spread(ratios):

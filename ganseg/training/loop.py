@@ -5,7 +5,7 @@ import time
 import torch
 
 from ganseg import checkpoints, distributed, signals
-from ganseg.devices import SharedCores, peak_gb, rng
+from ganseg.devices import SharedCores, has_bf16, peak_gb, rng
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.training import health
@@ -41,6 +41,9 @@ class Loop:
         self.start = self.last = time.monotonic()
         self.stopping = False
         self.cores = SharedCores(run.cfg.threads, self.device)
+        if run.cfg.precision == "bf16" and not has_bf16(self.device):
+            print("Note: this CPU has no instructions for precision bf16, which makes it several times slower than "
+                  "float32.", flush=True)
 
     def _load(self):
         path, state = self.run.intact(self.name) if not self.outdated else (None, None)

@@ -38,6 +38,22 @@ def test_every_change_is_compared_with_numbers(tiny):
     assert sustained["minutes_30000"] == pytest.approx(500 / sustained["steps_per_s"])
 
 
+def test_a_machine_that_is_slow_in_a_type_is_not_asked_for_large_products(monkeypatch):
+    asked = []
+
+    def seconds(device, function, *args):
+        asked.append(2 * args[0].numel() * (args[0].shape[-1] if function is torch.matmul else 256 * 9))
+        return asked[-1] / 1e8  # 0.1 GFLOPS, as of bf16 without instructions for it
+
+    monkeypatch.setattr(reference, "seconds", seconds)
+    assert reference.matrix_rate(CPU, torch.float32) == pytest.approx(1e8)
+    assert sum(asked) / 1e8 < 10  # seconds; the largest convolution alone would take 97
+    asked.clear()
+    monkeypatch.setattr(reference, "SLOW_S", 1e9)
+    reference.matrix_rate(CPU, torch.float32)
+    assert max(asked) == 2 * 2048**3
+
+
 @pytest.mark.parametrize("ratios, said", [
     ([1.4, 1.5, 1.5, 1.6, 1.5], "1.50 times as fast"),
     ([0.8, 0.8, 0.9, 0.8, 0.8], "0.80 times as fast"),
