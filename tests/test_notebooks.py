@@ -63,7 +63,7 @@ def made(name, **fields):
 
 def test_an_autoencoder_goes_through_every_notebook_that_has_a_use_for_it(quick):
     made("x", architecture="autoencoder_points")
-    for notebook in set(NOTEBOOKS) - PAINTS_NOTHING - {"ablations", "benchmark"}:
+    for notebook in set(NOTEBOOKS) - PAINTS_NOTHING - {"ablations", "benchmark", "choose"}:
         execute(notebook, dataset="tiny", run="x")
     for notebook in PAINTS_NOTHING:
         with pytest.raises(UserError, match="auto-encoder, which paints no pictures of its own"):

@@ -29,8 +29,11 @@ def candidates(dataset, run, seeds, parts, share, consensus=1, **settings):
     parts     list of numbers of parts, with which lambda_con grows; []: the data set's own
     consensus how many of them are to vote in the end
     settings  of all of them, as max_steps and distill_steps, both at full length
-    Raises UserError where there are fewer than two, or than are to vote.
+    Raises UserError where there are fewer than two, or than are to vote, and where `run` was made in another way.
     """
+    folder = runs.outputs_root() / dataset / run
+    if (folder / "config.yaml").exists() and not (folder / FILE).exists():
+        raise UserError(f"run: {dataset}/{run} is there and was not chosen; give the choice another name.")
     sweep = trials.Sweep.model_construct(grid={"n_parts": parts} if parts else {}, per_part=["lambda_con"])
     wanted = trials.make_trials(sweep, dataset, run, seeds, **settings)
     if len(wanted) < 2:

@@ -56,6 +56,12 @@ def test_one_candidate_is_no_choice():
         candidates([0])
 
 
+def test_a_run_that_was_trained_by_itself_is_no_choice(tiny_run):
+    tiny_run("best").start("cpu")
+    with pytest.raises(UserError, match="creatures/best is there and was not chosen; give the choice another name"):
+        candidates()
+
+
 def test_half_of_the_candidates_go_on_and_at_least_one():
     wanted = candidates([0, 1, 2, 3, 4])
     found = {f"best-base-seed{seed}": {"score": 1 - 0.1 * i} for i, seed in enumerate([4, 2, 0, 1, 3])}
