@@ -64,7 +64,7 @@ def parts_effective(labels, n_parts):
 
 def part_means(values, labels, n_parts):
     """Mean over each part's pixels in each picture: values (N, C, S, S), labels (N, S, S) -> (N, K, C), NaN: absent."""
-    N, C, S, _ = values.shape
+    N, C, _, _ = values.shape
     means = np.full((N, n_parts, C), np.nan)
     for mean, picture, of_picture in zip(means, values.reshape(N, C, -1), labels.reshape(N, -1), strict=True):
         inside = of_picture > 0
@@ -93,8 +93,8 @@ def variance_between(values):
 @metric("Label-free: share of the variance of the parts' centroids over all test pictures that lies between parts.")
 def places_held(labels, n_parts):
     """1 where each part sits at one place in all pictures, near 0 where parts lie anywhere: labels (N, S, S)."""
-    S = labels.shape[-1]
-    y_x = np.broadcast_to(np.mgrid[:S, :S] / S, (len(labels), 2, S, S))
+    N, H, W = labels.shape
+    y_x = np.broadcast_to(np.mgrid[:H, :W], (N, 2, H, W))
     return variance_between(part_means(y_x, labels, n_parts))
 
 
