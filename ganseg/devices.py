@@ -113,7 +113,8 @@ def autocast(cfg, device):
 
 def has_bf16(device):
     """Whether a device computes in bfloat16 by instructions of its own; without, it takes several times as long."""
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    mkldnn = torch.backends.mkldnn.is_available()
+    return device.type != "cpu" or (mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def memory_format(cfg, device):
