@@ -29,7 +29,9 @@ WANTED = [
 ]
 PUBLISHED = {}
 BY_HASH = "a hash of their names, which takes about half of the annotated ones"
-N_TEST = 500  # pictures shown where nothing is annotated
+HELD_OUT = "a hash of their names, which holds out a sixteenth, for nothing is annotated"
+N_TEST = 500  # pictures to show and to score without labels, where nothing is annotated
+N_LEAST = 20  # fewer held out say nothing; then all are trained on
 
 
 def list_split(source, split, cfg):
@@ -37,8 +39,8 @@ def list_split(source, split, cfg):
 
     The table's column `split` divides them, else folders named train, val and test. A picture that neither names is for
     training. Without both, about half of the annotated pictures are for testing, by a hash of their names. Without
-    annotations nothing can be tested on: "train" is all pictures, and "test" an even spread of 500 of them, on which to
-    show detections.
+    annotations a sixteenth is held out in that way, at most 500, to show detections and to score them without labels.
+    Where that would be fewer than 20, "train" is all pictures, and "test" is too.
     Returns a Listing. Raises UserError when there is no picture, or a table or mask does not fit.
     """
     if source.names == [source.path.name]:
@@ -82,8 +84,11 @@ def _choose(names, split, annotated, split_of):
         n = sum(_hash(name) < "8" for name in by_hash)
         test = set(by_hash[: min(max(n, 1), max(len(by_hash) - 1, 1))])
         return [name for name in names if (name in test) == (split == "test")], BY_HASH
-    n = len(names) if split == "train" else min(N_TEST, len(names))
-    return [names[i * len(names) // n] for i in range(n)], "nothing: test pictures are training pictures too"
+    held_out = sorted((name for name in names if _hash(name) < "1"), key=_hash)[:N_TEST]
+    if len(held_out) < N_LEAST:
+        return names, "nothing: test pictures are training pictures too"
+    held_out = set(held_out)
+    return [name for name in names if (name in held_out) == (split == "test")], HELD_OUT
 
 
 def _hash(name):

@@ -98,7 +98,7 @@ def _locate(cfg):
 def _cache_folder(cfg, split):
     """The Path of a split's cache, named after all that determines it."""
     lists = [fingerprint(locate(cfg.split_list, "a file", "split_list"))] if cfg.split_list else []
-    key = [8, cfg.reader, fingerprint(_locate(cfg)), lists, split, cfg.image_size, cfg.crop, cfg.ignore_label,
+    key = [9, cfg.reader, fingerprint(_locate(cfg)), lists, split, cfg.image_size, cfg.crop, cfg.ignore_label,
            _most(cfg, split)]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     return runs.cache_folder(cfg.dataset) / f"{split}-{digest}"

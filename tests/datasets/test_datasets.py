@@ -24,7 +24,7 @@ from PIL import Image
 from ganseg import config, prepare, runs
 from ganseg.datasets import decode
 from ganseg.datasets import source as files
-from ganseg.datasets.folder import _choose
+from ganseg.datasets.folder import HELD_OUT, _choose
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.metrics import clustering
@@ -519,6 +519,17 @@ def test_neither_half_of_few_annotated_pictures_is_empty(n):
         train, test = (_choose([*names, "plain"], split, names, {})[0] for split in ("train", "test"))
         assert sorted([*train, *test]) == sorted([*names, "plain"]) and test
         assert n == 1 or len(train) > 1
+
+
+def test_some_photos_are_held_out_where_nothing_is_annotated():
+    names = [f"{i}.jpg" for i in range(1000)]
+    (train, by), (test, _) = (_choose(names, split, [], {}) for split in ("train", "test"))
+    assert sorted([*train, *test]) == sorted(names) and 40 < len(test) < 90 and by == HELD_OUT
+    assert set(_choose([*names, "more.jpg"], "test", [], {})[0]) - {"more.jpg"} == set(test)  # whatever else there is
+    many = [f"{i}.jpg" for i in range(20_000)]
+    assert len(_choose(many, "test", [], {})[0]) == 500
+    few = names[:100]  # of which six or so would say nothing
+    assert [_choose(few, split, [], {})[0] for split in ("train", "test")] == [few, few]
 
 
 def test_a_name_from_a_mac_is_on_the_same_side():
