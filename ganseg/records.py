@@ -15,6 +15,7 @@ ALWAYS = {  # what each line of a stage holds
 # What a measurement depends on beside the networks: an evaluation counts as another's equal where these agree
 SETTINGS = {"source", "split_list", "image_size", "crop", "ignore_label", "max_train_pictures", "max_test_pictures",
             "fit_pictures", "distill_generator", "untrained_control", "seed"}
+PENALTIES = ("concentration_loss", "area_loss", "gradient_penalty")  # of a training, known without labels
 
 
 def append(path, record):

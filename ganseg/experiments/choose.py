@@ -13,14 +13,14 @@ from ganseg.errors import UserError
 from ganseg.experiments import trials
 from ganseg.experiments.findings import COMPARED
 from ganseg.figures import pictures, report, tables
-from ganseg.metrics.unlabelled import SCORES, matched_order, part_agreement, score
+from ganseg.metrics.unlabelled import SCORES, matched_order, score
 from ganseg.model import loading
-from ganseg.model.consensus import Consensus
+from ganseg.model.consensus import N_COMPARED, Consensus, agreement
 from ganseg.model.prediction import predict
 
 FILE = "choice.json"  # in the run's folder: what each round found
 ROUNDS = (1 / 12, 1 / 6)  # after these shares of the steps candidates are compared; half of them go on
-N_LEAST, N_COMPARED = 20, 500  # test pictures: fewer say nothing, more take too long
+N_LEAST = 20  # test pictures: fewer say nothing
 
 
 def candidates(dataset, run, seeds, parts, share, consensus=1, **settings):
@@ -74,7 +74,9 @@ def compare(dataset, run, wanted):
         raise UserError(f"run: no candidate of {run} could be trained; see error.txt in their folders.")
     if done:
         _check_photos(dataset, found)
-        _agree(dataset, found, load_pictures(wanted[0].cfg, "test", N_COMPARED))
+        networks = {name: loading.load_segmenter(runs.find(f"{dataset}/{name}")) for name in found}
+        agreed = agreement(networks, load_pictures(wanted[0].cfg, "test", N_COMPARED))
+        found = {name: values | ({"agreement": agreed[name]} if agreed else {}) for name, values in found.items()}
     found = {name: {**values, "score": score(values)} for name, values in found.items()}
     found = dict(sorted(found.items(), key=lambda item: -item[1]["score"]))
     text = json.dumps({**known, _round(wanted): found}, indent=1)
@@ -240,13 +242,3 @@ def _check_photos(dataset, found):
     if others := [name for name, digest in digests.items() if digest != common]:
         raise UserError(f"run: {others[0]} was trained on other pictures than the other candidates; delete its folder "
                         "or choose another run name.")
-
-
-def _agree(dataset, found, test):
-    """Add to each candidate the mean part_agreement of its labels of the test pictures with those of the others."""
-    labels = {name: predict(loading.load_segmenter(runs.find(f"{dataset}/{name}")), test.images, test.boxes).labels
-              for name in found}
-    for name, values in found.items():
-        with_others = [part_agreement(labels[name].numpy(), labels[other].numpy()) for other in found if other != name]
-        if with_others:
-            values["agreement"] = float(np.mean(with_others))

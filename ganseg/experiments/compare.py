@@ -12,16 +12,12 @@ import yaml
 from ganseg import config, records, runs
 from ganseg.datasets.loading import published_counts
 from ganseg.errors import UserError
-from ganseg.metrics import protocols
-from ganseg.metrics.unlabelled import SCORES, score
 from ganseg.training import trained_on
 
 SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size", "crop", "lambda_con", "lambda_area",
             "seed")
 LESS_IS_BETTER = ("fid", "kid", "frechet", "collapse", "mask_entropy")
-PENALTIES = ("concentration_loss", "area_loss", "gradient_penalty")
 MODEL = ("n_parts", "n_per", "heatmap", "architecture")  # what a published setting may name
-SCORE = "label-free score"
 PROTOCOL = ("max_train_pictures", "max_test_pictures", "fit_pictures")
 
 
@@ -52,7 +48,7 @@ def runs_table(of_runs):
                           for stage in ("train", "train_samples"))
         row = {"dataset": run.cfg.dataset, **{name: getattr(run.cfg, name) for name in SETTINGS}, "GAN steps": step}
         row["minutes"] = train[-1]["time_s"] / 60 if train else None
-        row |= {name: record[name] for record in train for name in PENALTIES if name in record}  # the last of each
+        row |= {k: record[k] for record in train for k in records.PENALTIES if k in record}  # the last of each
         rows[run.label] = row | (_shares(samples[-1]) if samples else {}) | measured
         others = {record["step"] for record in run.records("fidelity")}
         if others and step not in others:
@@ -186,29 +182,3 @@ def over_steps(run):
         for record in run.records(stage):
             rows.setdefault(record["step"], {}).update(_shares(record) or _numbers(record))
     return pd.DataFrame.from_dict(rows, orient="index").sort_index()
-
-
-def correlations(of_runs, metrics):
-    """Spearman's rank correlation of what is known without labels with metrics that need them, over runs.
-
-    The signals: the training's losses and shares, Frechet distances, label-free metrics, and the `label-free score`.
-
-    Returns a DataFrame of signals by metrics, with the column runs: how many a row rests on. A signal that fewer than
-    three evaluated runs have is left out. It says something only for runs of one data set.
-    """
-    frame = runs_table(of_runs)
-    signals = [name for name in [*PENALTIES, "smallest part", "generated background"] if name in frame]
-    signals += [name for name in frame if name.startswith(("fid", "frechet"))]
-    label_free = [name for name, sentence in protocols().items() if sentence.startswith("Label-free")]
-    present = [name for name in metrics if name in frame]
-    signals += [name for name in label_free if name in frame and name not in present]
-    if set(signals) & set(SCORES):
-        frame[SCORE] = frame.apply(score, axis="columns")
-        signals.append(SCORE)
-    evaluated = frame.dropna(subset=present, how="any") if present else frame.iloc[:0]
-    known = evaluated[signals].notna().sum()
-    signals = [name for name in signals if known[name] >= 3]  # two runs always agree or disagree wholly
-    if not signals:
-        return pd.DataFrame()
-    ranks = evaluated[[*signals, *present]].corr(method="spearman")
-    return ranks.loc[signals, present].assign(runs=known[signals])

@@ -16,9 +16,9 @@ from ganseg.metrics.registry import LeftOut, metric
 SCORES = ("equivariance", "parts_effective", "colors_explained", "agreement")
 
 
-def score(values):
-    """The geometric mean of those of SCORES that a dict of metrics has, in [0, 1]; 0 where it has none."""
-    given = [max(values[name], 1e-6) for name in SCORES if name in values]
+def score(values, names=SCORES):
+    """The geometric mean of those of some scores that a dict of metrics has, in [0, 1]; 0 where it has none."""
+    given = [max(value, 1e-6) for name in names if (value := values.get(name, np.nan)) == value]
     return float(np.exp(np.mean(np.log(given)))) if given else 0.0
 
 

@@ -1,7 +1,15 @@
-"""Several segmenters as one: the mean of what they say, each with its parts in the order of the first one's."""
+"""Several segmenters: how far they agree, and as one: the mean of what they say, parts in the first one's order."""
 
+import itertools
+
+import numpy as np
 import torch
 from torch import nn
+
+from ganseg.metrics.unlabelled import part_agreement
+from ganseg.model.prediction import predict
+
+N_COMPARED = 500  # test pictures that tell how far segmenters agree; more take too long
 
 
 class Consensus(nn.Module):
@@ -21,3 +29,14 @@ class Consensus(nn.Module):
         votes = [member(images).softmax(dim=1)[:, order]
                  for member, order in zip(self.members, self.orders, strict=True)]
         return torch.stack(votes).mean(dim=0).clamp(min=1e-12).log()
+
+
+def agreement(networks, test):
+    """Mean part_agreement of each network's labels of test Pictures with the others': {name: float}; {} of one network.
+
+    networks  {name: segmenter}
+    """
+    labels = {name: predict(network, test.images, test.boxes).labels.numpy() for name, network in networks.items()}
+    pairs = {pair: part_agreement(*(labels[name] for name in pair)) for pair in itertools.combinations(labels, 2)}
+    return {name: float(np.mean([value for pair, value in pairs.items() if name in pair]))
+            for name in labels if pairs}

@@ -3,7 +3,7 @@
 import pytest
 
 from ganseg import config, records
-from ganseg.experiments import compare
+from ganseg.experiments import compare, trust
 from ganseg.figures import plots
 
 
@@ -33,7 +33,7 @@ def test_the_table_holds_settings_cost_signals_and_metrics(three):
 def test_no_runs_make_empty_tables(tmp_path, monkeypatch):
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
     table = compare.runs_table(compare.all_runs())
-    assert table.empty and compare.best_pair(table, "nmi") == [] and compare.correlations([], ["nmi"]).empty
+    assert table.empty and compare.best_pair(table, "nmi") == [] and trust.correlations(table, ["nmi"]).empty
     assert compare.beside_published([]).empty and not plots.scatter(table, "minutes", "nmi", "t").data
 
 
@@ -68,19 +68,19 @@ def test_differences_name_settings_first(three):
 
 
 def test_signals_are_ranked_against_metrics(three):
-    ranks = compare.correlations(three, ["foreground_iou"])
+    ranks = trust.correlations(compare.runs_table(three), ["foreground_iou"])
     assert ranks.loc["concentration_loss", "foreground_iou"] == pytest.approx(-1) and set(ranks.runs) == {3}
-    assert compare.correlations(three[:2], ["foreground_iou"]).empty
+    assert trust.correlations(compare.runs_table(three[:2]), ["foreground_iou"]).empty
 
 
 def test_label_free_metrics_and_their_score_are_signals(three):
     for run, (iou, stable, used) in zip(three, [(0.5, 0.6, 0.9), (0.6, 0.9, 0.2), (0.7, 0.7, 0.95)], strict=True):
         run.log("evaluate", 2, foreground_iou=iou, equivariance=stable, parts_effective=used, left_out={},
                 notes={"GAN steps": 20})
-    ranks = compare.correlations(three, ["foreground_iou"]).foreground_iou
+    ranks = trust.correlations(compare.runs_table(three), ["foreground_iou"]).foreground_iou
     assert ranks["equivariance"] == ranks["parts_effective"] == pytest.approx(0.5)
-    assert ranks[compare.SCORE] == pytest.approx(0.5)  # 0.73, 0.42, 0.82
-    assert "equivariance" not in compare.correlations(three, ["equivariance"]).index
+    assert ranks[trust.SCORE] == pytest.approx(0.5)  # 0.73, 0.42, 0.82
+    assert "equivariance" not in trust.correlations(compare.runs_table(three), ["equivariance"]).index
 
 
 def test_a_signal_rests_on_the_runs_that_have_it(three, tiny_run):
@@ -89,7 +89,7 @@ def test_a_signal_rests_on_the_runs_that_have_it(three, tiny_run):
     fourth.log("evaluate", 2, foreground_iou=0.4, left_out={}, notes={"GAN steps": 20})
     for run, fid in zip(three, (9.0, 8.0, 7.0), strict=True):
         run.log("fidelity", 20, fid_1k=fid, **({"fid_2k": fid} if run is not three[0] else {}))
-    ranks = compare.correlations([*three, fourth], ["foreground_iou"])
+    ranks = trust.correlations(compare.runs_table([*three, fourth]), ["foreground_iou"])
     assert ranks.runs.to_dict() == dict.fromkeys(
         ["concentration_loss", "smallest part", "generated background", "fid_1k"], 3)  # two runs have fid_2k
 
@@ -198,7 +198,7 @@ def test_metrics_of_another_protocol_have_another_name(three, capsys):
     assert table.loc["creatures/r2", name] == 0.9 and table[name].isna().sum() == 2
     assert table.foreground_iou.isna().tolist() == [False, False, True]
     assert [run.label for run in compare.best_pair(table, "foreground_iou")] == ["creatures/r1", "creatures/r0"]
-    assert compare.correlations(three, ["foreground_iou"]).empty  # two comparable runs
+    assert trust.correlations(compare.runs_table(three), ["foreground_iou"]).empty  # two comparable runs
     capsys.readouterr()
     compare.best_pair(compare.runs_table(three[2:]), "foreground_iou")
     assert f"no run has foreground_iou, but there are {name}" in capsys.readouterr().out
