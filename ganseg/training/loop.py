@@ -11,7 +11,8 @@ from ganseg.figures import pictures
 from ganseg.training import health
 
 TIMED_STEPS = 20  # the estimate of the whole time rests on them
-LONG_S = 60  # shorter trainings get no estimate
+LONG_S = 60  # shorter trainings get no estimate, and no picture before its time
+SPEAK_EVERY_S, SAVE_EVERY_S = 20, 300  # at least, where steps are slow
 MAX_ROLLBACKS = 3
 NOTHING_TO_DO = "nothing to do"  # which a finished stage says
 
@@ -38,8 +39,9 @@ class Loop:
         self.done, self.window = 0, {}  # steps done; name -> {step: value} since the last log line
         self._load()
         self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
-        self.start = self.last = time.monotonic()
-        self.stopping = False
+        self.start = self.last = self.spoken = self.saved = time.monotonic()
+        self.drawn = any((run.folder / "samples").glob("*.png"))
+        self.stopping = self.late = False
         self.cores = SharedCores(run.cfg.threads, self.device)
         if run.cfg.precision == "bf16" and not has_bf16(self.device):
             print("Note: this CPU has no instructions for precision bf16, which makes it several times slower than "
@@ -85,6 +87,7 @@ class Loop:
                 minutes = (time.monotonic() - self.start) / 60
                 time_is_up = minutes > (self.run.cfg.max_minutes or float("inf"))
                 self.stopping = distributed.any_of(time_is_up or bool(asked), self.device)
+                self.late = distributed.any_of(time.monotonic() - self.saved > SAVE_EVERY_S, self.device)
                 yield self.done - 1
                 if self.trouble:
                     self._roll_back()
@@ -101,11 +104,20 @@ class Loop:
         return rng(self.run.cfg.seed, self.stage, step, *([self.attempt] if self.attempt else []))
 
     def _say_how_long(self, step_s):
-        left_s = step_s * (self.max_steps - self.done)
-        if left_s > LONG_S:
-            left = clock(left_s)[:-3]
-            print(f"{self.max_steps - self.done} steps of {step_s:.2g} s take about {left} hours:minutes; "
-                  f"memory at most {peak_gb():.1f} GB so far.", flush=True)
+        n, minutes = self.max_steps - self.done, self.run.cfg.max_minutes
+        left_s = self._left_s(step_s)
+        if left_s < n * step_s:
+            said = f"{minutes:g} minutes give about {self.done + left_s / step_s:,.0f} of {self.max_steps:,} steps"
+        elif left_s > LONG_S:
+            said = f"{n} steps of {step_s:.2g} s take about {clock(left_s)[:-3]} hours:minutes"
+        else:
+            return
+        print(f"{said}; memory at most {peak_gb():.1f} GB so far.", flush=True)
+
+    def _left_s(self, step_s):
+        """Seconds until max_steps at so many a step, or until max_minutes."""
+        up_s = 60 * (self.run.cfg.max_minutes or float("inf")) - (time.monotonic() - self.start)
+        return max(0.0, min(step_s * (self.max_steps - self.done), up_s))
 
     def add(self, **values):
         """Keep scalars (tensors) of this step for the next log line."""
@@ -115,7 +127,8 @@ class Loop:
     def due(self, kind):
         """Whether this step is to log, sample or save. The last step does all three. A step in trouble only logs."""
         every = getattr(self.run.cfg, f"{kind}_every_steps")
-        is_due = self.done % every == 0 or self.done == self.max_steps or (kind == "save" and self.stopping)
+        is_due = self.done % every == 0 or self.done == self.max_steps
+        is_due |= kind == "save" and (self.stopping or self.late)
         return is_due and (kind == "log" or not self.trouble)
 
     def finish_step(self, prepare=None, draw=None):
@@ -137,19 +150,28 @@ class Loop:
             self._look_after(prepare)
         if self.due("save"):
             self.save()
+        if draw and not self.drawn and (self.stopping or time.monotonic() - self.start > LONG_S):
+            prepare()
+            print(f"First samples: {self._save_sheet(draw())}", flush=True)
+        if not record and time.monotonic() - self.spoken > SPEAK_EVERY_S and not distributed.rank():
+            self.spoken = time.monotonic()
+            print(progress({"step": self.done, **self._times()}, self.max_steps), flush=True)
         return record
+
+    def _times(self):
+        """The clock's part of a log record."""
+        now = time.monotonic()
+        rate = (self.done - self.last_done) / max(now - self.last, 1e-9)
+        return {"time_s": round(self.spent_s + now - self.start, 3), "steps_per_s": round(rate, 4),
+                "left_s": round(self._left_s(1 / rate), 1)}
 
     def log(self):
         """Write the means since the last log line to metrics.jsonl; returns the record."""
         means = {name: distributed.mean(_mean(values.values())).item() for name, values in self.window.items()}
-        self.window = {}
-        now = time.monotonic()
-        rate = (self.done - self.last_done) / max(now - self.last, 1e-9)
-        self.last, self.last_done = now, self.done
+        self.window, times = {}, self._times()
+        self.last, self.last_done = time.monotonic(), self.done
+        self.spoken = self.last
         self.cores.look()
-        left_s = (self.max_steps - self.done) / rate
-        spent_s = self.spent_s + now - self.start
-        times = {"time_s": round(spent_s, 3), "steps_per_s": round(rate, 4), "left_s": round(left_s, 1)}
         return self.run.log(self.stage, self.done, **means, **times)
 
     def _look_after(self, prepare):
@@ -200,16 +222,21 @@ class Loop:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         facts = {"window": self.window, "attempt": self.attempt, "since": self.since, **self.facts}
         self.run.save(self.name, self.done, {**state, **facts}, outdated=self.outdated)
-        self.outdated = ()
+        self.outdated, self.saved = (), time.monotonic()
 
     def save_samples(self, generated):
         """Write samples/<step>.png of a Generated and log how its parts are used."""
-        sheet = pictures.samples_sheet(generated, n_columns=5)
-        if not distributed.rank():
-            pictures.save(sheet, self.run.folder / "samples" / f"{self.done:08d}.png")
+        self._save_sheet(generated)
         background, *shares = generated.masks.mean(dim=(0, 2, 3)).tolist()
         of_parts = {f"part_{k}_share": share for k, share in enumerate(shares, start=1)}
         self.run.log(f"{self.stage}_samples", self.done, background_share=background, **of_parts)
+
+    def _save_sheet(self, generated):
+        """Write samples/<step>.png; returns its Path."""
+        self.drawn, path = True, self.run.folder / "samples" / f"{self.done:08d}.png"
+        if not distributed.rank():
+            pictures.save(pictures.samples_sheet(generated, n_columns=5), path)
+        return path
 
     def check_finite(self):
         """Raise UserError naming the first step whose loss is not finite, and the last good checkpoint.

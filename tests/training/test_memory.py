@@ -1,9 +1,12 @@
 """What a training needs is told before and at its start."""
 
+import re
+
 import pytest
 import torch
 
 from ganseg import train
+from ganseg.checkpoints import step_of
 from ganseg.errors import UserError
 from ganseg.training import loop, memory
 
@@ -75,3 +78,36 @@ def test_a_long_training_says_how_long_and_how_much_it_will_take(tiny_run, quick
     list(train.train(tiny_run(max_steps=5)))
     said = capsys.readouterr().out
     assert said.count("hours:minutes") == 1 and "2 steps of" in said and "memory at most" in said
+
+
+def test_a_limit_of_time_is_what_the_estimate_and_the_time_left_go_by(tiny_run, quick, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "TIMED_STEPS", 2)
+    records = train.train(tiny_run(max_steps=10**6, max_minutes=60.0, log_every_steps=4))
+    record = next(records)
+    records.close()
+    said = re.search(r"60 minutes give about ([\d,]+) of 1,000,000 steps; memory", capsys.readouterr().out)
+    assert 10 < int(said[1].replace(",", "")) < 999_999
+    assert 0 < record["left_s"] < 3600
+
+
+def test_a_slow_training_speaks_and_saves_in_between_and_shows_its_first_samples(tiny_run, quick, monkeypatch, capsys):
+    plain = tiny_run("plain", max_steps=4)
+    list(train.train(plain))
+    capsys.readouterr()
+    for name in ("LONG_S", "SPEAK_EVERY_S", "SAVE_EVERY_S"):
+        monkeypatch.setattr(loop, name, 0)
+    run = tiny_run(max_steps=4)
+    list(train.train(run))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines if line.startswith("step")] == ["step 1/4", "step 2/4", "step 3/4"]
+    assert f"First samples: {run.folder / 'samples' / '00000001.png'}" in lines
+    assert sorted(path.name for path in (run.folder / "samples").iterdir()) == ["00000001.png", "00000004.png"]
+    assert [step_of(path) for path in run.checkpoints("gan")] == [3, 4]  # the newest two of four
+    assert [record["step"] for record in run.records("train_samples")] == [4]
+    assert all(a.equal(b) for a, b in zip(*(r.load_state("gan")["ema"].values() for r in (run, plain)), strict=True))
+
+
+def test_a_training_that_is_stopped_has_samples(tiny_run, quick):
+    run = tiny_run(max_steps=4, max_minutes=1e-9)
+    list(train.train(run))
+    assert [path.name for path in (run.folder / "samples").iterdir()] == ["00000001.png"]
