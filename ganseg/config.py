@@ -81,10 +81,10 @@ def datasets():
     return sorted(path.stem for path in (ROOT / "params").glob("*.yaml") if path.stem not in NOT_DATASETS)
 
 
-def nearest(name, known):
-    """' (did you mean x?)' or ''."""
+def nearest(name, known, label=str):
+    """' (did you mean x?)' or ''; label: what to call a known name."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return f" (did you mean {label(close[0])}?)" if close else ""
 
 
 def read(path):

@@ -169,7 +169,7 @@ def _save_figures(run, test, labels, generated):
 
 def _print_table(run):
     evaluate(run)
-    print(report.metrics_table(run), *report.verdict(run), sep="\n")
+    print(*report.verdict(run), report.metrics_table(run), sep="\n")
 
 
 def main(argv=None):

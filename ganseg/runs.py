@@ -266,9 +266,11 @@ def _check_backbone(folder, overrides):
 
 def missing(folder, needs):
     """The UserError for a run without a checkpoint, naming the command that makes it."""
-    stage = STAGES[needs]
-    command = Run(folder, None).command(stage)
-    return UserError(f"run: {folder.parent.name}/{folder.name} has no trained {needs}; make it with: {command}")
+    command, hint = Run(folder, None).command(STAGES[needs]), ""
+    if not folder.exists():
+        labels = {path.parent.name: Run(path.parent, None).label for path in outputs_root().glob("*/*/config.yaml")}
+        hint = config.nearest(folder.name, labels, labels.get)
+    return UserError(f"run: {folder.parent.name}/{folder.name} has no trained {needs}{hint}; make it with: {command}")
 
 
 def _adopt_shipped(folder):

@@ -115,6 +115,12 @@ def test_a_missing_stage_names_the_command_that_makes_it(tiny_run, needs, notebo
             tiny_run(needs=needs)
 
 
+def test_a_run_that_is_not_there_is_looked_for_among_those_of_all_data_sets(tiny_run):
+    tiny_run("flowers").start("cpu")
+    with pytest.raises(UserError, match=r"tiny/flower has no trained gan \(did you mean creatures/flowers\?\)"):
+        runs.open_run("tiny", "flower", needs="gan")
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", "..", ".x", "-x", "", "a b", "x\n"])
 def test_a_run_name_that_is_no_plain_folder_name_is_refused(tiny_run, name):
     with pytest.raises(UserError, match="run: .*is not allowed"):

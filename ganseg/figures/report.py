@@ -57,7 +57,7 @@ def write_report(run):
     sections = {
         "Settings": _settings(run),
         "Metrics": _metrics(record),
-        "Metrics left out": _list(f"{name}: {reason}" for name, reason in record.get("left_out", {}).items()),
+        "Metrics left out": _list(_left_out(record)),
         "Generated samples": _picture(run, "samples", SAMPLES),
         "Detections": _picture(run, "detections", DETECTIONS),
         "Training": _curves(run),
@@ -124,7 +124,16 @@ def metrics_table(run):
     below = " " * (name + value + control + 6)  # a long protocol goes on under its beginning
     lines = [textwrap.fill(f"{a:{name}}  {b:>{value}}  {c:>{control}}  {d}", len(below) + 60, subsequent_indent=below)
              for a, b, c, d in rows]
-    return "\n".join(lines + [f"left out: {k} ({why})" for k, why in record.get("left_out", {}).items()])
+    left_out = textwrap.fill(f"Left out: {'; '.join(_left_out(record))}.", len(below) + 60)
+    return "\n".join(lines + ([left_out] if record.get("left_out") else []))
+
+
+def _left_out(record):
+    """The metrics that an evaluation left out, as "NAME, NAME: REASON" for each reason."""
+    by_reason = {}
+    for name, reason in record.get("left_out", {}).items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
 
 
 def _evaluation(run):

@@ -97,7 +97,14 @@ def test_the_table_shows_the_control_only_where_there_is_one(run):
     assert "untrained" not in report.metrics_table(evaluated(run))
     lines = report.metrics_table(evaluated(run, untrained_foreground_iou=0.3)).splitlines()
     assert lines[1].split()[:3] == ["foreground_iou", "0.7123", "0.3"]
-    assert lines[-1] == "left out: landmark_error (the data set has no <landmarks>)"
+    assert lines[-1] == "Left out: landmark_error: the data set has no <landmarks>."
+
+
+def test_what_is_left_out_for_one_reason_is_said_together(run):
+    run.log("evaluate", 10, foreground_iou=0.7, left_out={"nmi": "no labels", "pck": "no points", "ari": "no labels"})
+    said = " ".join(report.metrics_table(run).split())
+    assert said.endswith("Left out: nmi, ari: no labels; pck: no points.")
+    assert "nmi, ari: no labels" in report.write_report(run).read_text()
 
 
 def test_the_table_of_the_newest_evaluation_is_shown(run):
