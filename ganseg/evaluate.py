@@ -61,6 +61,7 @@ def _notes(cfg, state, test, fit):
         "generator weights": state.get("generator_weights", "released"),
         "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
         "features of the discriminator": cfg.features,
+        "league": records.league(cfg, state),
         "test pictures": len(test),
         "test pictures told from training pictures by": test.split_by,
         "training pictures that fit regressions and matching": len(fit),
@@ -144,7 +145,8 @@ def _of_split(S, photos, prefix="", keep_labels=True):
     found = predict(S, photos.images, photos.boxes, keep_labels=keep_labels)
     known = {"labels": found.labels, "centroids": found.centroids, "landmarks": photos.landmarks,
              "true_labels": None if photos.only_foreground else photos.labels}
-    known |= {} if prefix else {"certainties": found.certainty}
+    known |= {} if prefix else {"certainties": found.certainty, "box_px": photos.box_px,
+                                "part_labels": None if photos.landmarks is None else found.part_labels}
     return {prefix + name: np.asarray(value) for name, value in known.items() if value is not None}
 
 

@@ -5,6 +5,10 @@ import os
 
 from ganseg import files
 
+# What a model may be taught with beside the photos; a league is one of these or several, as "A, B"
+LEAGUES = ("nothing", "ImageNet labels", "self-supervised features", "supervised foreground masks", "class labels",
+           "not known")
+OF_WEIGHTS = {"none": "nothing", "imagenet": "ImageNet labels", "released": "ImageNet labels"}  # others are not known
 NUMBER = int | float
 TIMES = {"time_s": NUMBER, "steps_per_s": NUMBER, "left_s": NUMBER}
 ALWAYS = {  # what each line of a stage holds
@@ -41,6 +45,25 @@ def keep(path, is_kept):
 def _alone(path):
     """A lock of moments: a training takes back what it repeats while another process may add its results."""
     return files.locked(path.with_name(f".{path.name}.lock"))
+
+
+def league(cfg, state=None):
+    """What a run is taught with beside its photos, see LEAGUES.
+
+    state  the content of its segmenter's checkpoint, which may say it itself; None: what the settings say.
+           {"backbone_weights": "none"} asks for the generator alone
+    """
+    state = {"backbone_weights": cfg.backbone_weights} if state is None else state
+    weights = [cfg.features_weights if cfg.features != "none" else "none",
+               state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none"]
+    said = {OF_WEIGHTS.get(name, "not known") for name in weights} | ({"not known"} if cfg.warm_start else set())
+    return state.get("league") or joined(said)
+
+
+def joined(leagues):
+    """One league of several."""
+    said = {name for one in leagues for name in one.split(", ")} - {"nothing"}
+    return ", ".join(name for name in LEAGUES if name in said) or "nothing"
 
 
 def gan_step(record):

@@ -27,6 +27,8 @@ class DataConfig(BaseModel):
     reader: Literal["creatures", "folder", "celeba", "celeba_aligned", "taichi", "cub", "flowers"]
     source: str | None = None  # folder, zip or tar of the pictures; None: as prepared before
     split_list: str | None = None  # CUB: file of lines "id split" with 0 train, 1 validation, 2 test
+    # CUB: only birds of these classes, by their numbers, train and are tested on; None: all
+    classes: Annotated[list[Count], Field(min_length=1)] | None = None
     image_size: Annotated[int, Field(ge=32)] = 128  # H = W in pixels, a power of two
     # How a picture becomes square; the paper squeezes. pad repeats its edges, which then count in no metric
     crop: Literal["squeeze", "center", "pad"] = "squeeze"
@@ -128,6 +130,8 @@ class Config(DataConfig, ModelConfig, TrainConfig, DistillConfig, EvaluateConfig
     def _fill_in_and_check(self):
         if self.ignore_label is not None and self.reader != "folder":
             raise _wrong("ignore_label", self.ignore_label, f"none with masks as {self.reader} distributes them")
+        if self.classes is not None and self.reader != "cub":
+            raise _wrong("classes", self.classes, f"none, for {self.reader} has no numbers of classes")
         S = self.image_size
         if S & (S - 1):
             raise _wrong("image_size", S, "a power of two: 32, 64, 128, 256 and so on")

@@ -1,9 +1,12 @@
 """What an evaluation says it was computed from, and what it leaves out where that does not belong together."""
 
 import pytest
+import torch
 from PIL import Image
 
-from ganseg import distill, evaluate, prepare, records, train
+from ganseg import config, distill, evaluate, prepare, records, train
+from ganseg.figures import report
+from ganseg.model import prediction
 from ganseg.training import health
 
 SMALL = {"segmenter": "unet", "segmenter_width": 4, "distill_steps": 2, "distill_batch_size": 4, "fit_pictures": 8}
@@ -156,3 +159,50 @@ def test_a_void_border_that_counts_as_a_part_is_said_in_the_evaluation(tmp_path,
         {"label": "left out", "fit": border, "test": border},
         {"label": 0, "fit": 1 - 400 / 1024, "test": 1 - 400 / 1024},
         {"label": 3, "fit": 1 / 4, "test": 1 / 4}]
+
+
+@pytest.mark.parametrize(("settings", "state", "league"), [
+    ({}, {"backbone_weights": "none"}, "nothing"),
+    ({"backbone_weights": "imagenet"}, None, "ImageNet labels"),
+    ({"backbone_weights": "imagenet"}, {"backbone_weights": "none"}, "nothing"),  # as it was distilled, or no segmenter
+    ({"backbone_weights": "imagenet", "segmenter": "unet"}, None, "nothing"),  # which has no backbone
+    ({}, {}, "ImageNet labels"),  # a released segmenter
+    ({"features": "efficientnet_lite0"}, None, "ImageNet labels"),
+    ({"features": "efficientnet_lite0", "features_weights": "none"}, None, "nothing"),
+    ({"features": "efficientnet_lite0", "features_weights": "mine.pt"}, None, "not known"),
+    ({"features": "efficientnet_lite0", "warm_start": "gan.pt"}, None, "ImageNet labels, not known"),
+    ({}, {"league": "self-supervised features"}, "self-supervised features"),
+])  # fmt: skip
+def test_the_league_is_what_settings_and_checkpoint_say(settings, state, league):
+    assert records.league(config.load("celeba", **settings), state) == league
+
+
+def test_leagues_are_joined_in_one_order_and_nothing_adds_nothing():
+    assert records.joined(["not known", "nothing", "class labels, ImageNet labels", "ImageNet labels"]) == (
+        "ImageNet labels, class labels, not known")
+    assert records.joined(["nothing", "nothing"]) == "nothing"
+
+
+def test_the_league_of_an_evaluation_stands_in_its_notes_and_its_report(segmented):
+    record = evaluate.evaluate(segmented)
+    assert record["notes"]["league"] == "nothing"
+    assert "<li>league: nothing</li>" in report.write_report(segmented).read_text()
+
+
+def test_the_parts_without_background_are_those_that_a_segmenter_finds_next():
+    class Network(torch.nn.Module):
+        """Logits that grow with the label in the left half and shrink in the right one."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, images):
+            slope = torch.tensor([1.0, 1.0, -1.0, -1.0]).expand(len(images), 1, 4, 4)
+            return slope * torch.arange(4.0).view(1, 4, 1, 1)
+
+    found = prediction.predict(Network(), torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+    assert found.labels[1, 0].tolist() == [3, 3, 0, 0] and found.part_labels[1, 0].tolist() == [3, 3, 1, 1]
+    assert found.part_labels.dtype == torch.uint8
+    photos = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    assert prediction.predict(Network(), photos, keep_labels=False).part_labels is None

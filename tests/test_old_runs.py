@@ -34,7 +34,7 @@ def test_a_run_made_before_the_folders_goes_on_as_it_would_have_then(before, qui
 def test_a_run_made_before_the_folders_is_evaluated_as_it_was_then(before):
     record, then = evaluate.evaluate(runs.open_run("creatures", "before", needs="segmenter")), before["evaluate"]
     since = {"GAN steps of the generated samples": 4, "features of the discriminator": "none",
-             "doubts about the masks": "none", report.SHOWN: record["notes"][report.SHOWN]}
+             "league": "nothing", "doubts about the masks": "none", report.SHOWN: record["notes"][report.SHOWN]}
     label_free = {name for name, sentence in metrics.protocols().items() if sentence.startswith("Label-free")}
     assert record.keys() - label_free == {*then, "settings"} and record["notes"] == {**then["notes"], **since}
     numbers = {name: value for name, value in then.items() if isinstance(value, float) and name != "time_s"}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-PER_PICTURE = ("names", "images", "labels", "landmarks", "checksums", "boxes", "masks", "train", "fit")
+PER_PICTURE = ("names", "images", "labels", "landmarks", "checksums", "boxes", "box_px", "masks", "train", "fit")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,6 +47,7 @@ class Pictures(Facts):
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
     checksums: np.ndarray | None = None  # (N,) uint32, of the images; None: they are drawn
     boxes: np.ndarray | None = None  # (N, 4) left, top, width, height of the photo in its square; None: all of it
+    box_px: np.ndarray | None = None  # (N, 2) width and height of the object's bounding box, in pixels of the square
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read
     train: np.ndarray | None = None  # of a whole cache (N,) bool: what is trained on; None: all
     fit: np.ndarray | None = None  # likewise, what regressions and matching are fitted on
@@ -62,12 +63,13 @@ class Pictures(Facts):
 
 @dataclass(frozen=True, eq=False)
 class Listing(Facts):
-    """What a reader finds of one split, nothing decoded yet. Masks and landmarks are in the picture's own pixels."""
+    """What a reader finds of one split, nothing decoded yet. All annotations are in the picture's own pixels."""
 
     names: list[str]  # N paths within the source
     masks: list[str | None] | None = None  # N paths of their masks, None where a picture has none
     to_labels: Callable | None = None  # see ganseg.datasets.decode.read_labels
     landmarks: np.ndarray | None = None  # (N, L, 2) float: x, y, pixel centres being whole numbers; NaN missing
+    box_px: np.ndarray | None = None  # (N, 2) width and height of the object's bounding box
     train: np.ndarray | None = None  # (N,) bool: of the split "train", what is trained on; None: all
     fit: np.ndarray | None = None  # (N,) bool: of the split "train", what is fitted on; None: all
     upright: bool = False  # annotations refer to the picture as its EXIF data turns it

@@ -4,8 +4,8 @@ npy because numpy itself writes and maps it: a map of a million pictures opens a
 for streaming, such as WebDataset, give no random access, and zarr decompresses whole chunks.
 
 images.npy (N, 3, S, S) uint8 and labels.npy (N, S, S) int16; index.npz, of which zip checks each member: crc (N, 1 or
-2), the checksums of each row of images and of labels, names, landmarks (N, L, 2), train and fit (N,), boxes (N, 4), and
-facts, in JSON.
+2), the checksums of each row of images and of labels, names, landmarks (N, L, 2), train and fit (N,), boxes (N, 4),
+box_px (N, 2), and facts, in JSON.
 """
 
 import json
@@ -157,6 +157,9 @@ def _write(folder, source, listing, S, crop):
     if listing.landmarks is not None:
         points = _landmarks_inside(listing, sizes)
         known["landmarks"] = _to_square(points, sizes, S, crop, known.get("boxes")).astype(np.float32)
+    if listing.box_px is not None:
+        shown, side = _scale(sizes, S, crop, known.get("boxes"))
+        known["box_px"] = (listing.box_px / shown * side).astype(np.float32)
     names = np.array([printable(name) for name in listing.names])
     facts = {"maps": list(maps), "skipped": skipped, **{name: getattr(listing, name) for name in FACTS}}
     np.savez(folder / "index.npz", crc=crc, names=names, facts=json.dumps(facts), **known)
@@ -171,12 +174,18 @@ def _to_square(points, sizes, S, crop, boxes=None):
     Returns (N, L, 2), NaN where the crop cuts the point away. Pixel x of a picture W wide is at x S / W of the square,
     as in the released evaluation; -1 and 1 are the square's outer pixel centres.
     """
-    shown = (sizes.min(axis=1, keepdims=True) if crop == "center" else sizes)[:, None]
+    shown, side = (scale[:, None] for scale in _scale(sizes, S, crop, boxes))
     offset = (sizes[:, None] - shown) / 2
     points = points - offset
     kept = ((points >= 0) & (points < shown) | (offset == 0)).all(axis=-1, keepdims=True)
-    corner, side = (0, S) if boxes is None else (boxes[:, None, :2], boxes[:, None, 2:])
+    corner = 0 if boxes is None else boxes[:, None, :2]
     return np.where(kept, 2 * (corner + points / shown * side) / (S - 1) - 1, np.nan)
+
+
+def _scale(sizes, S, crop, boxes=None):
+    """How many pixels of each picture, across and down, become how many of its square: two arrays (N, 2)."""
+    shown = np.broadcast_to(sizes.min(axis=1, keepdims=True), sizes.shape) if crop == "center" else sizes
+    return shown, np.full(sizes.shape, S) if boxes is None else boxes[:, 2:]
 
 
 def _landmarks_inside(listing, sizes):

@@ -16,12 +16,15 @@ OBTAIN = (
     "CUB_200_2011.tgz and segmentations.tgz into a folder, unpacked or not"
 )
 IMAGES, SPLIT, PARTS, LOCATIONS = "images.txt", "train_test_split.txt", "parts/parts.txt", "parts/part_locs.txt"
+BOXES, CLASSES = "bounding_boxes.txt", "image_class_labels.txt"
 WANTED = [
     Wanted(IMAGES, "anything: the list of the pictures"),
     Wanted("images/", "anything: the pictures"),
     Wanted(SPLIT, "the official split, the fallback where no split_list is given", required=False),
     Wanted(PARTS, "metrics of landmarks", required=False),
     Wanted(LOCATIONS, "metrics of landmarks", required=False),
+    Wanted(BOXES, "metrics in shares of the bird's bounding box", required=False),
+    Wanted(CLASSES, "the setting classes", required=False),
     Wanted("segmentations/", "foreground_iou", required=False),
 ]
 PUBLISHED = {"train": 10_000, "test": 1_000}  # by a list like split_list; the official split has other numbers
@@ -30,7 +33,8 @@ PUBLISHED = {"train": 10_000, "test": 1_000}  # by a list like split_list; the o
 def list_split(source, split, cfg):
     """One split: by the list cfg.split_list, else by the official one, else ids that end in 1 are for testing.
 
-    Returns a Listing, with landmarks and masks where the source has them.
+    Of cfg.classes alone, where they are given.
+    Returns a Listing, with landmarks, boxes and masks where the source has them.
     Raises UserError when a list is missing or malformed, or names what is not there.
     """
     path = source.find(IMAGES, needed=True)
@@ -38,7 +42,12 @@ def list_split(source, split, cfg):
     pictures = source.read_rows(path, "id path", int, str)
     source.check_all_in(there, [folder + name for name in pictures.values()], f"pictures of {path}")
     ids, split_by = _list_ids(source, split, cfg.split_list, sorted(pictures))
+    ids = _of_classes(source, ids, pictures, cfg.classes)
     annotations, masks_folder = _read_landmarks(source, ids, pictures), source.find("segmentations/")
+    if (path_of_boxes := source.find(BOXES)) is not None:
+        boxes = source.read_rows(path_of_boxes, "id x y width height", int, *4 * [float])
+        source.check_all_in(boxes, ids, f"ids of {IMAGES} in {path_of_boxes}")
+        annotations["box_px"] = np.array([boxes[i][2:] for i in ids], np.float64).reshape(-1, 2)
     if masks_folder is not None:
         masks = [masks_folder + str(PurePosixPath(pictures[i]).with_suffix(".png")) for i in ids]
         source.check_all_in(there, masks, f"masks of the split {split}")
@@ -76,6 +85,19 @@ def _list_ids(source, split, split_list, known):
         split_by = f"the official {SPLIT}"
     source.check_all_in(set(known), list(part_of), f"ids of {path} in {IMAGES}")
     return [i for i in known if part_of.get(i) == wanted], split_by
+
+
+def _of_classes(source, ids, pictures, classes):
+    """Those of the ids whose picture is of one of the classes, a list of numbers; None: all."""
+    if classes is None:
+        return ids
+    path = source.find(CLASSES, needed=True)
+    class_of = source.read_rows(path, "id class", int, int)
+    source.check_all_in(class_of, list(pictures), f"ids of {IMAGES} in {path}")
+    if unknown := sorted(set(classes) - set(class_of.values())):
+        known = class_of.values()
+        raise UserError(f"classes: {unknown[0]} is no class of {path}, which has {min(known)} to {max(known)}.")
+    return [i for i in ids if class_of[i] in classes]
 
 
 def _read_landmarks(source, ids, pictures):

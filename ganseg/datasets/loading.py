@@ -99,7 +99,7 @@ def _cache_folder(cfg, split):
     """The Path of a split's cache, named after all that determines it."""
     lists = [fingerprint(locate(cfg.split_list, "a file", "split_list"))] if cfg.split_list else []
     key = [9, cfg.reader, fingerprint(_locate(cfg)), lists, split, cfg.image_size, cfg.crop, cfg.ignore_label,
-           _most(cfg, split)]
+           _most(cfg, split), cfg.classes]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     return runs.cache_folder(cfg.dataset) / f"{split}-{digest}"
 
@@ -115,6 +115,6 @@ def wanted_files(reader):
 
 def published_counts(cfg):
     """{split: number of pictures as published}, where numbers are published."""
-    if cfg.reader in ("creatures", "celeba_aligned") or (cfg.reader == "cub" and not cfg.split_list):
-        return {}  # CUB's published numbers are those of a list
+    if cfg.reader in ("creatures", "celeba_aligned") or (cfg.reader == "cub" and (not cfg.split_list or cfg.classes)):
+        return {}  # CUB's published numbers are those of a list, and of all classes
     return READERS[cfg.reader].PUBLISHED

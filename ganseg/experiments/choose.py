@@ -192,7 +192,9 @@ def vote(dataset, name, members):
     with run.held():
         run.start("cpu")
         state = Consensus(networks, orders).state_dict()
-        facts = {"members": len(members), "generator_weights": cfg.distill_generator, "gan_step": cfg.max_steps}
+        facts = {"members": len(members), "generator_weights": cfg.distill_generator, "gan_step": cfg.max_steps,
+                 "backbone_weights": cfg.backbone_weights,
+                 "league": records.joined(records.league(member.cfg) for member in members)}
         run.save("segmenter", cfg.distill_steps, {"segmenter": state, **facts})
         files.write_text(run.folder / "members.txt", "".join(f"{member.label}\n" for member in members))
     return run

@@ -17,21 +17,36 @@ from ganseg.training import trained_on
 SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size", "crop", "lambda_con", "lambda_area",
             "seed")
 LESS_IS_BETTER = ("fid", "kid", "frechet", "collapse", "mask_entropy")
-MODEL = ("n_parts", "n_per", "heatmap", "architecture")  # what a published setting may name
+MODEL = ("n_parts", "n_per", "heatmap", "architecture", "classes")  # what a published setting may name
 PROTOCOL = ("max_train_pictures", "max_test_pictures", "fit_pictures")
 
 
-def all_runs(dataset=None):
-    """Every run under outputs/ that can be opened, of one data set or of all. What is left out is printed."""
+def all_runs(dataset=None, league=None):
+    """Every run under outputs/ that can be opened, of one data set or of all. What is left out is printed.
+
+    league  only runs that were taught with this, one of records.LEAGUES; None: all
+    Raises UserError for another league.
+    """
+    if league not in (None, *records.LEAGUES):
+        raise UserError(f"league: {league!r} is none{config.nearest(league, records.LEAGUES)}; there are "
+                        f"{', '.join(records.LEAGUES)}.")
     found = []
     for path in sorted(runs.outputs_root().glob(f"{dataset or '*'}/*/config.yaml")):
         try:
             run = runs.find(str(path.parent))
             config.load(run.cfg.dataset)  # its own settings, which tell one protocol from another
-            found.append(run)
+            found += [run] if league in (None, *_league(run).split(", ")) else []
         except UserError as error:
             print(f"Left out is {path.parent.parent.name}/{path.parent.name}: {error}")
     return found
+
+
+def _league(run, stage="evaluate"):
+    """What the newest evaluation says, else what the settings say; of the generator alone for the stage fidelity."""
+    if stage == "fidelity":
+        return records.league(run.cfg, {"backbone_weights": "none"})
+    evaluation = next(reversed(run.records("evaluate")), {})
+    return str(evaluation.get("notes", {}).get("league") or records.league(run.cfg))
 
 
 def runs_table(of_runs):
@@ -46,7 +61,8 @@ def runs_table(of_runs):
         step = measured["GAN steps"]
         train, samples = ([record for record in run.records(stage) if record["step"] <= step]
                           for stage in ("train", "train_samples"))
-        row = {"dataset": run.cfg.dataset, **{name: getattr(run.cfg, name) for name in SETTINGS}, "GAN steps": step}
+        row = {"dataset": run.cfg.dataset, "league": _league(run), "GAN steps": step}
+        row |= {name: getattr(run.cfg, name) for name in SETTINGS}
         row["minutes"] = train[-1]["time_s"] / 60 if train else None
         row |= {k: record[k] for record in train for k in records.PENALTIES if k in record}  # the last of each
         rows[run.label] = row | (_shares(samples[-1]) if samples else {}) | measured
@@ -63,7 +79,7 @@ def _measured(run):
     if type(step) is not int:
         step = (fidelity or run.records("train") or [{"step": 0}])[-1]["step"]
     used, own = evaluation.get("settings", {}), config.load(run.cfg.dataset)
-    other = _differing({**own.model_dump(), **used}, own, PROTOCOL)
+    other = _differing({**own.model_dump(), **used, "classes": run.cfg.classes}, own, (*PROTOCOL, "classes"))
     other += [f"split_list {Path(str(used['split_list'])).name}"] if used.get("split_list") else []
     suffix = f" ({', '.join(other)})" if other else ""
     values = {k: v for record in fidelity if record["step"] == step for k, v in _numbers(record).items()}
@@ -81,21 +97,25 @@ def _shares(record):
 
 
 def load_published():
-    """The numbers of params/published.yaml: a DataFrame with system, dataset, metric, value, source and setting."""
+    """The numbers of params/published.yaml: a DataFrame with system, league, split, dataset, metric, value, source and
+    setting."""
     rows = []
     for entry in yaml.safe_load((config.ROOT / "params" / "published.yaml").read_text(encoding="utf-8")):
         for setting, *values in entry["rows"]:
             for (dataset, metric), value in zip(entry["columns"], values, strict=True):
                 rows.append({"system": entry["system"], "dataset": dataset, "metric": metric, "value": value,
-                             "source": entry["source"], "setting": setting})
+                             "source": entry["source"], "setting": setting, "league": entry["league"],
+                             "split": entry.get("split", "as published")})
     return pd.DataFrame(rows)
 
 
-def beside_published(of_runs):
+def beside_published(of_runs, league=None):
     """Our value beside each published one of the same data set, metric, setting and protocol.
 
-    Returns a DataFrame with run, metric, ours, system, published and source; empty where nothing is comparable. Prints
-    why a run is left out that has the metric and the setting, but was trained or measured in another way.
+    league  only published numbers that were taught with this; None: all
+    Returns a DataFrame with run, metric, ours, league, system, published, its league and source; empty where nothing is
+    comparable. Prints why a run is left out that has the metric and the setting, but was trained or measured in another
+    way.
     """
     numbers, rows = load_published(), []
     for run in of_runs:
@@ -105,19 +125,26 @@ def beside_published(of_runs):
         for line in numbers[numbers.dataset == run.cfg.dataset].itertuples():
             wanted = {name: getattr(own, name) for name in MODEL} | line.setting
             record = newest.get(line.metric)
+            if league not in (None, *line.league.split(", ")):
+                continue
             if record is None or any(getattr(run.cfg, name) != value for name, value in wanted.items()):
                 continue
-            if line.metric not in why and (why.setdefault(line.metric, _other_protocol(run.cfg, own, record))):
-                print(f"{run.label} does not stand beside published {line.metric}: {', '.join(why[line.metric])}.")
-            if not why[line.metric]:
+            key = line.metric, line.split
+            if key not in why and (why.setdefault(key, _other_protocol(run.cfg, own, record, line.split))):
+                print(f"{run.label} does not stand beside published {line.metric}: {', '.join(why[key])}.")
+            if not why[key]:
                 rows.append({"run": run.label, "metric": line.metric, "ours": record[line.metric],
-                             "system": line.system, "published": line.value, "source": line.source})
-    columns = ["run", "metric", "ours", "system", "published", "source"]
+                             "league": _league(run, record["stage"]), "system": line.system, "published": line.value,
+                             "its league": line.league, "source": line.source})
+    columns = ["run", "metric", "ours", "league", "system", "published", "its league", "source"]
     return pd.DataFrame(rows, columns=columns).drop_duplicates(["run", "metric", "system", "published"])
 
 
-def _other_protocol(cfg, own, record):
-    """In what a record was not trained and measured as published, which is as the data set's file says: texts."""
+def _other_protocol(cfg, own, record, split):
+    """In what a record was not trained and measured as published, which is as the data set's file says: texts.
+
+    split  what the published test pictures were told by
+    """
     fields = ["image_size", "crop", "max_train_pictures", "max_steps"]
     if record["stage"] == "fidelity":
         return _differing({**cfg.model_dump(), "max_steps": record["step"]}, own, fields)
@@ -127,7 +154,7 @@ def _other_protocol(cfg, own, record):
     used = {**cfg.model_dump(), **settings, "max_steps": notes.get("GAN steps"), "distill_steps": record["step"]}
     other = _differing(used, own, [*fields, *PROTOCOL[1:], "distill_generator", "distill_steps"])
     told_by, n = notes.get("test pictures told from training pictures by"), notes.get("test pictures")
-    if told_by not in ("as published", "the user's split_list"):
+    if told_by not in ((split, "the user's split_list") if split == "as published" else (split,)):
         other.append(f"test pictures told from training pictures by {told_by}")
     if notes.get(trained_on.NOTE) not in (None, 0, "not known"):
         other.append(f"{notes[trained_on.NOTE]} of its test pictures were trained on")
@@ -145,6 +172,11 @@ def best_first(frame, metric):
     """A `runs_table` with the best runs by a metric first, and last those that lack it."""
     lower = metric.startswith(LESS_IS_BETTER) or "_error" in metric or "_mae" in metric
     return frame.sort_values(metric, ascending=lower, kind="stable") if metric in frame else frame
+
+
+def by_league(frame, metric):
+    """A `runs_table` in groups of one league each, the best runs by a metric first in each."""
+    return best_first(frame, metric).sort_values("league", kind="stable") if "league" in frame else frame
 
 
 def best_pair(frame, metric, first=None, second=None):

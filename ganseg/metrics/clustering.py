@@ -84,10 +84,8 @@ def part_ious(table):
     return both / np.maximum(either, 1)
 
 
-@metric("Mean IoU over the true parts, matched one to one to predicted parts (Hungarian, by IoU) on the "
-        "training split and scored on the test split, pixels pooled; a true part without a match counts 0.")
-def part_miou(labels, true_labels, train_labels, train_true_labels, n_parts):
-    """Mean IoU over the true parts that occur in the test split.
+def matched_ious(labels, true_labels, train_labels, train_true_labels, n_parts):
+    """IoU of each true part that occurs in the test split with the part that it is matched to, 0 without a match.
 
     labels, true_labels              (N, H, W), 0 background, true ones below 0 where not known
     train_labels, train_true_labels  (M, H, W)
@@ -102,7 +100,23 @@ def part_miou(labels, true_labels, train_labels, train_true_labels, n_parts):
     # the assignment also pairs parts that never meet in training; those are no match
     scores = np.zeros(len(present))
     scores[true] = part_ious(test)[true, predicted] * (train_ious[true, predicted] > 0)
-    return scores[present].mean()
+    return scores[present]
+
+
+@metric("Mean IoU over the true parts, matched one to one to predicted parts (Hungarian, by IoU) on the "
+        "training split and scored on the test split, pixels pooled; a true part without a match counts 0.")
+def part_miou(labels, true_labels, train_labels, train_true_labels, n_parts):
+    return matched_ious(labels, true_labels, train_labels, train_true_labels, n_parts).mean()
+
+
+@metric("IoU of the true part that is found worst, matched as for part_miou.")
+def part_iou_min(labels, true_labels, train_labels, train_true_labels, n_parts):
+    return matched_ious(labels, true_labels, train_labels, train_true_labels, n_parts).min()
+
+
+@metric("Median IoU over the true parts, matched as for part_miou.")
+def part_iou_median(labels, true_labels, train_labels, train_true_labels, n_parts):
+    return np.median(matched_ious(labels, true_labels, train_labels, train_true_labels, n_parts))
 
 
 def labels_under_keypoints(labels, landmarks, true_foreground=None):
@@ -141,3 +155,15 @@ def nmi_keypoints(labels, landmarks, true_foreground=None):
         "other, over all visible keypoints of the test set pooled.")
 def ari_keypoints(labels, landmarks, true_foreground=None):
     return adjusted_rand_score(*labels_under_keypoints(labels, landmarks, true_foreground))
+
+
+@metric("NMI of the keypoint's name and the most probable part under it, the background left out of the question, over "
+        "all visible keypoints of the test set pooled (Choudhury et al. 2021: FG-NMI on CUB).")
+def nmi_keypoints_parts(part_labels, landmarks, true_foreground=None):
+    return normalized_mutual_info_score(*labels_under_keypoints(part_labels, landmarks, true_foreground))
+
+
+@metric("ARI of the keypoint's name and the most probable part under it, the background left out of the question, over "
+        "all visible keypoints of the test set pooled (Choudhury et al. 2021: FG-ARI on CUB).")
+def ari_keypoints_parts(part_labels, landmarks, true_foreground=None):
+    return adjusted_rand_score(*labels_under_keypoints(part_labels, landmarks, true_foreground))

@@ -7,8 +7,11 @@ the origin matters. Ours come in [-1, 1] on the outer pixel centres:
 """
 
 import numpy as np
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ganseg.metrics.registry import LeftOut, metric
 
@@ -41,6 +44,22 @@ def fit_with_bias(x, y):
     return LinearRegression().fit(x, y).predict
 
 
+def fit_in_shares(origin):
+    """fit_without_bias in shares of the square's width, counted from a point on its diagonal: 0 corner, 0.5 middle."""
+
+    def fit(x, y):
+        predict = fit_without_bias(x / SQUARE_PX - origin, y / SQUARE_PX - origin)
+        return lambda x: SQUARE_PX * (predict(x / SQUARE_PX - origin) + origin)
+
+    return fit
+
+
+def fit_standardized(x, y):
+    """As fit_without_bias, each coordinate of both sides less its training mean, over its training deviation."""
+    inputs = make_pipeline(StandardScaler(), LinearRegression(fit_intercept=False))
+    return TransformedTargetRegressor(inputs, transformer=StandardScaler()).fit(x, y).predict
+
+
 def fit_mean(x, y):
     """As fit_with_bias, blind to the centroids: the control."""
     return DummyRegressor().fit(x, y).predict
@@ -50,7 +69,7 @@ def regress(centroids, train_centroids, train_landmarks, fit):
     """Landmarks predicted from all centroids. Each is fitted on the training pictures that show it.
 
     centroids (N, K, 2), train_centroids (M, K, 2), train_landmarks (M, L, 2) with NaN = missing
-    fit        fit_without_bias, fit_with_bias or fit_mean
+    fit        fit_without_bias, fit_with_bias, fit_standardized, fit_in_shares(origin) or fit_mean
     Returns (N, L, 2), NaN for a landmark that no training picture shows.
     Raises ValueError when K or M differs or a centroid is not finite.
     """
@@ -68,36 +87,47 @@ def regress(centroids, train_centroids, train_landmarks, fit):
     return predicted
 
 
-def percent_errors(predicted, true, eyes=None):
+def percent_errors(predicted, true, eyes=None, unit_px=None):
     """Distances in percent, (N, L), NaN where one side is not known.
 
     predicted, true (N, L, 2) in pixels of the 128 px square, NaN = missing
     eyes       two indices: percent of their distance, NaN for pictures that miss one or show both at one place.
-               None: percent of the picture's width.
+    unit_px    (N,) what percent are of where eyes are None, NaN for pictures with 0. None: the picture's width.
     Raises ValueError when N or L differs.
     """
     if predicted.shape != true.shape:
         raise ValueError(f"predicted {predicted.shape} and true {true.shape} landmarks differ in shape")
-    unit = np.full(len(true), float(SQUARE_PX))
+    unit = np.full(len(true), float(SQUARE_PX)) if unit_px is None else unit_px
     if eyes is not None:
         unit = np.linalg.norm(true[:, eyes[0]] - true[:, eyes[1]], axis=-1)
-        unit[unit == 0] = np.nan
-    return 100 * np.linalg.norm(predicted - true, axis=-1) / unit[:, None]
+    return 100 * np.linalg.norm(predicted - true, axis=-1) / np.where(unit == 0, np.nan, unit)[:, None]
 
 
 def mean_error(predicted, true, eyes=None):
     """The mean of percent_errors; LeftOut when nothing is known."""
-    errors = percent_errors(predicted, true, eyes)
-    if np.isnan(errors).all():
+    return _known(percent_errors(predicted, true, eyes), eyes).mean()
+
+
+def _known(errors, eyes=None):
+    """The errors that are no NaN, (n,), all landmarks pooled; LeftOut when there are none."""
+    known = errors[~np.isnan(errors)]
+    if not known.size:
         raise LeftOut("no test picture shows a landmark that training pictures show too"
                       + (", together with both eyes" if eyes is not None else ""))
-    return np.nanmean(errors)
+    return known
 
 
-def _regression_error(fit, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
+def _regression_errors(fit, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes=None,
+                       box_px=None):
+    """Percent errors that are known, (n,)."""
     train_y, y = (landmarks_to_square(points, image_size) for points in (train_landmarks, landmarks))
     x, train_x = centroids_to_square(centroids), centroids_to_square(train_centroids)
-    return mean_error(regress(x, train_x, train_y, fit), y, eyes)
+    unit_px = None if box_px is None else box_px.max(axis=1) * SQUARE_PX / image_size
+    return _known(percent_errors(regress(x, train_x, train_y, fit), y, eyes, unit_px), eyes)
+
+
+def _regression_error(*args):
+    return _regression_errors(*args).mean()
 
 
 @metric("Landmarks from part centroids by least squares without bias in pixels of the 128 px square (the "
@@ -112,10 +142,59 @@ def landmark_error_with_bias(centroids, landmarks, train_centroids, train_landma
     return _regression_error(fit_with_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
 
 
-@metric("Control: the mean training landmarks predicted for each picture; mean distance in percent of the "
-        "inter-ocular distance.")
+@metric("Landmarks from part centroids by least squares without bias in shares of the picture's width from its "
+        "corner, 0 to 1, fitted on the training split; mean distance in percent of the inter-ocular one. A scale "
+        "changes nothing, so it is landmark_error, but where parts leave the least squares undecided.")
+def landmark_error_unit(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
+    return _regression_error(fit_in_shares(0.0), centroids, landmarks, train_centroids, train_landmarks, image_size,
+                             eyes)
+
+
+@metric("Landmarks from part centroids by least squares without bias in shares of the picture's width less 0.5, so "
+        "from its middle, fitted on the training split; mean distance in percent of the inter-ocular one.")
+def landmark_error_centered(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
+    return _regression_error(fit_in_shares(0.5), centroids, landmarks, train_centroids, train_landmarks, image_size,
+                             eyes)
+
+
+@metric("Landmarks from part centroids by least squares without bias, the coordinates of both brought to zero mean and "
+        "unit variance on the training split; mean distance in percent of the inter-ocular one. The means stand for a "
+        "bias, so it is landmark_error_with_bias.")
+def landmark_error_standardized(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
+    return _regression_error(fit_standardized, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
+
+
+@metric("Control of every landmark_error: the mean training landmarks predicted for each picture; mean distance in "
+        "percent of the inter-ocular distance. Parts that never move give it with a bias and without one, from the "
+        "middle too unless they all lie there.")
 def landmark_error_mean_landmarks(centroids, landmarks, train_centroids, train_landmarks, image_size, eyes):
     return _regression_error(fit_mean, centroids, landmarks, train_centroids, train_landmarks, image_size, eyes)
+
+
+@metric("Keypoints from part centroids by least squares without bias in pixels of the 128 px square, fitted on the "
+        "training split; mean over all visible keypoints of 100 * distance / longer edge of the object's bounding box, "
+        "both in the square (CUB in AutoLink and before: an edge of the box; which one, they leave open).")
+def keypoint_error_box(centroids, landmarks, train_centroids, train_landmarks, image_size, box_px):
+    return _regression_error(fit_without_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, None,
+                             box_px)
+
+
+@metric("As keypoint_error_box, by least squares with bias.")
+def keypoint_error_box_with_bias(centroids, landmarks, train_centroids, train_landmarks, image_size, box_px):
+    return _regression_error(fit_with_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, None,
+                             box_px)
+
+
+@metric("Control of both keypoint_error_box: the mean training keypoints predicted for each picture.")
+def keypoint_error_box_mean_keypoints(centroids, landmarks, train_centroids, train_landmarks, image_size, box_px):
+    return _regression_error(fit_mean, centroids, landmarks, train_centroids, train_landmarks, image_size, None, box_px)
+
+
+@metric("PCK at 0.1: share of all visible keypoints that least squares with bias, fitted on the training split, "
+        "predict from part centroids within 0.1 of the longer edge of the object's bounding box.")
+def pck10_box(centroids, landmarks, train_centroids, train_landmarks, image_size, box_px):
+    return (_regression_errors(fit_with_bias, centroids, landmarks, train_centroids, train_landmarks, image_size, None,
+                               box_px) <= 10).mean()
 
 
 def _only_without(eyes):

@@ -34,11 +34,15 @@ class Predictions:
     landmarks: np.ndarray | None = _optional("the test pictures have no landmarks")
     train_landmarks: np.ndarray | None = _optional("the training pictures have no landmarks")
     eyes: tuple[int, int] | None = _optional("the data set's landmarks name no pair of eyes")  # two of 0..L-1
+    # (N, 2) width and height of the object's bounding box, in pixels of the square images
+    box_px: np.ndarray | None = _optional("the data set names no bounding boxes of its objects")
     # Width of the frames whose pixels the data set's own protocol counts
     frame_px: float | None = _optional("the data set has no protocol of its own in pixels of its frames")
     # (N, H, W) and (M, H, W) uint8: 0 background, predicted parts 1..K
     labels: np.ndarray | None = _optional("no part labels were predicted for the test pictures")
     train_labels: np.ndarray | None = _optional("no part labels were predicted for the training pictures")
+    # (N, H, W) uint8: the most probable part 1..K of each pixel, the background left out of the question
+    part_labels: np.ndarray | None = _optional("no parts without background were predicted for the test pictures")
     # (N, K, 2) and (M, K, 2) in [-1, 1], (x, y): soft centroids of the predicted parts
     centroids: np.ndarray | None = _optional("no centroids were predicted for the test pictures")
     train_centroids: np.ndarray | None = _optional("no centroids were predicted for the training pictures")

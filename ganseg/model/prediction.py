@@ -14,6 +14,7 @@ class Predicted(NamedTuple):
     """A segmenter's answers on N square photos, as tensors on the CPU."""
 
     labels: torch.Tensor | None  # (N, S, S) uint8, 0 background; with boxes int16, -1 outside; None: not kept
+    part_labels: torch.Tensor | None  # as labels, of the parts alone: 1..K, no pixel is background
     centroids: torch.Tensor  # (N, K, 2) in [-1, 1], of the softmax without background
     area: torch.Tensor  # (N, K) share of the pixels whose most probable label is the part
     confidence: torch.Tensor  # (N, K) mean of the part's probability over these pixels, NaN where there are none
@@ -84,8 +85,8 @@ def _summary(probabilities, inside, keep_labels):
     count = empty.scatter_add(1, labels, torch.ones_like(largest))[:, 1:]
     confidence = empty.scatter_add(1, labels, largest)[:, 1:] / count  # 0 / 0 is NaN
     n_pixels = inside.flatten(1).sum(dim=1)
-    labels = labels.view(B, S, S)
-    labels = labels.byte() if inside.all() else labels.short().masked_fill(~inside, -1)
-    fields = (labels if keep_labels else None, soft_centroids(probabilities[:, 1:]), count / n_pixels[:, None],
+    both = labels.view(B, S, S), probabilities[:, 1:].argmax(dim=1) + 1
+    both = [kind.byte() if inside.all() else kind.short().masked_fill(~inside, -1) for kind in both]
+    fields = (*(both if keep_labels else (None, None)), soft_centroids(probabilities[:, 1:]), count / n_pixels[:, None],
               confidence, largest.sum(dim=1) / n_pixels)
     return [None if field is None else field.cpu() for field in fields]

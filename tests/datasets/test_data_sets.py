@@ -14,12 +14,14 @@ from ganseg.datasets.loading import READERS, load_pictures, wanted_files
 from ganseg.errors import UserError
 from ganseg.figures import report
 
-LANDMARKS = {"landmark_error", "landmark_error_with_bias", "landmark_error_mean_landmarks"}
+LANDMARKS = {"landmark_error", "landmark_error_with_bias", "landmark_error_mean_landmarks", "landmark_error_unit",
+             "landmark_error_centered", "landmark_error_standardized"}
+BOXES = {"keypoint_error_box", "keypoint_error_box_with_bias", "keypoint_error_box_mean_keypoints", "pck10_box"}
 KEYPOINTS = {"keypoint_error_percent", "keypoint_error_percent_mean_keypoints"}
-UNDER = {"nmi_keypoints", "ari_keypoints"}
-MASKS = {"foreground_iou", "foreground_iou_center_box"}
+UNDER = {"nmi_keypoints", "ari_keypoints", "nmi_keypoints_parts", "ari_keypoints_parts"}
+MASKS = {"foreground_iou", "foreground_iou_pooled", "foreground_iou_center_box"}
 LABEL_FREE = {"stability", "parts_effective", "places_held", "colors_held"}  # untrained parts may all be in one place
-PARTS = {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"}
+PARTS = {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou", "part_iou_min", "part_iou_median"}
 
 
 def write_labelled_folder(folder):
@@ -32,12 +34,12 @@ def write_labelled_folder(folder):
 
 
 SETS = {  # name: what writes it, the metrics it must have and those it must leave out
-    "celeba": (write_celeba, LANDMARKS | UNDER, MASKS | PARTS | KEYPOINTS | {"taichi_mae"}),
-    "celeba_aligned": (write_celeba_aligned, LANDMARKS | UNDER, MASKS | {"taichi_mae"} | PARTS | KEYPOINTS),
-    "flowers": (write_flowers, MASKS, PARTS | KEYPOINTS | LANDMARKS | UNDER | {"taichi_mae"}),
-    "cub": (write_cub, MASKS | UNDER | KEYPOINTS, PARTS | LANDMARKS | {"taichi_mae"}),
-    "taichi": (write_taichi, MASKS | {"taichi_mae"} | UNDER | KEYPOINTS, PARTS | LANDMARKS),
-    "folder": (write_labelled_folder, MASKS | PARTS, LANDMARKS | KEYPOINTS | UNDER | {"taichi_mae"}),
+    "celeba": (write_celeba, LANDMARKS | UNDER, MASKS | PARTS | KEYPOINTS | BOXES | {"taichi_mae"}),
+    "celeba_aligned": (write_celeba_aligned, LANDMARKS | UNDER, MASKS | {"taichi_mae"} | PARTS | KEYPOINTS | BOXES),
+    "flowers": (write_flowers, MASKS, PARTS | BOXES | KEYPOINTS | LANDMARKS | UNDER | {"taichi_mae"}),
+    "cub": (write_cub, MASKS | UNDER | KEYPOINTS | BOXES, PARTS | LANDMARKS | {"taichi_mae"}),
+    "taichi": (write_taichi, MASKS | {"taichi_mae"} | UNDER | KEYPOINTS, PARTS | LANDMARKS | BOXES),
+    "folder": (write_labelled_folder, MASKS | PARTS, BOXES | LANDMARKS | KEYPOINTS | UNDER | {"taichi_mae"}),
 }
 
 
@@ -72,6 +74,7 @@ def test_each_data_set_goes_from_prepare_to_evaluation_and_says_what_it_leaves_o
     assert "equivariance" in record
     assert all(record["left_out"].values())
     expected = {"cub": "the official train_test_split.txt", "folder": BY_HASH}
+    assert record["notes"]["league"] == "nothing"
     told_by = record["notes"]["test pictures told from training pictures by"]
     assert told_by == expected.get(dataset, "as published")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}

@@ -33,7 +33,7 @@ RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 
 def cfg(reader="folder", source=None, image_size=32, **fields):
-    unset = dict.fromkeys(("split_list", "ignore_label", "max_train_pictures", "max_test_pictures"))
+    unset = dict.fromkeys(("split_list", "classes", "ignore_label", "max_train_pictures", "max_test_pictures"))
     fields = {"dataset": reader, "crop": "squeeze", **unset, **fields}
     return SimpleNamespace(reader=reader, source=source and str(source), image_size=image_size, **fields)
 

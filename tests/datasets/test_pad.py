@@ -79,6 +79,9 @@ class Network(torch.nn.Module):
 def test_predictions_look_at_the_photo_alone():
     found = prediction.predict(Network(), torch.zeros(3, 3, 32, 32, dtype=torch.uint8), [[0, 8, 32, 16]] * 3, 2)
     np.testing.assert_array_equal(found.labels[2], np.where(INSIDE, np.arange(32) >= 16, -1))
+    expected = np.where(INSIDE, np.where(np.arange(32) >= 16, 1, found.part_labels[2]), -1)
+    np.testing.assert_array_equal(found.part_labels[2], expected)
+    assert set(found.part_labels[2].flatten().tolist()) == {-1, 1}
     assert found.area.tolist() == [[0.5, 0]] * 3 and found.certainty.tolist() == pytest.approx([1, 1, 1])
     assert found.centroids[0, 0].tolist() == pytest.approx([2 * 23.5 / 31 - 1, 0], abs=1e-5)
     assert found.confidence[:, 0].tolist() == pytest.approx([1, 1, 1])

@@ -427,3 +427,11 @@ def test_parameters_of_celeba_are_the_defaults_and_of_flowers_the_papers():
     cfg = config.load("flowers")
     assert (cfg.reader, cfg.n_blocks, cfg.rgb_head, cfg.lambda_con) == ("flowers", 6, "conv1x1", 30.0)
     assert cfg.random_resized_crop and cfg.area_target == "extent" and not config.load("celeba").random_resized_crop
+
+
+def test_prepare_compares_the_counts_of_celeba_in_the_wild_with_the_published_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    write_celeba(tmp_path / "data")
+    run = runs.open_run("celeba", "x", source=str(tmp_path / "data"), image_size=32)
+    rows = prepare.count_pictures(run.cfg, prepare.build_cache(run))
+    assert {row["split"]: row["published"] for row in rows} == {"train": 45_609, "fit": 5_379, "test": 283}

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from ganseg import config
 from ganseg.datasets import cub, taichi
+from ganseg.datasets.loading import load_pictures, published_counts
 from ganseg.datasets.source import Source
 from ganseg.errors import UserError
 
@@ -98,9 +99,10 @@ def _save(picture, path):
     picture.save(path)
 
 
-def read(reader, path, split="train", split_list=None):
+def read(reader, path, split="train", split_list=None, classes=None):
     with Source(path, archives=reader.ARCHIVES) as source:
-        return reader.list_split(source, split, SimpleNamespace(split_list=split_list and str(split_list)))
+        cfg = SimpleNamespace(split_list=split_list and str(split_list), classes=classes)
+        return reader.list_split(source, split, cfg)
 
 
 def refusal(reader, path, *args, **options):
@@ -108,7 +110,8 @@ def refusal(reader, path, *args, **options):
     with pytest.raises(UserError) as error:
         read(reader, path, *args, **options)
     sentence = str(error.value)
-    assert "\n" not in sentence and sentence.startswith(("source: ", "split_list: ")) and sentence.endswith(".")
+    assert "\n" not in sentence and sentence.endswith(".")
+    assert sentence.startswith(("source: ", "split_list: ", "classes: "))
     return sentence
 
 
@@ -183,6 +186,40 @@ def test_cub_has_no_landmarks_without_part_locations(birds):
     assert listing.landmarks is None and listing.landmark_names == ()
 
 
+def test_cub_keeps_the_edges_of_the_birds_boxes(birds):
+    replace(birds / "bounding_boxes.txt", "6 16.0 10.0 30.0 26.0", "6 16.0 10.0 31.5 20.0")
+    assert read(cub, birds, "test").box_px.tolist() == [[30, 26], [31.5, 20], [30, 26]]
+    (birds / "bounding_boxes.txt").unlink()
+    assert read(cub, birds, "test").box_px is None
+
+
+def test_a_subset_by_class_holds_for_training_and_test(birds):
+    assert ids(read(cub, birds, classes=[1])) == [2, 4, 8, 10, 12]
+    assert ids(read(cub, birds, "test", classes=[1])) == [6]
+    listing = read(cub, birds, "test", classes=[2])
+    assert ids(listing) == [3, 9] and len(listing.box_px) == len(listing.landmarks) == len(listing.masks) == 2
+    assert ids(read(cub, birds, "test", classes=[2, 1])) == [3, 6, 9]
+
+
+def test_a_class_that_is_not_there_and_a_missing_list_of_classes_are_named(birds):
+    found = refusal(cub, birds, classes=[1, 7])
+    assert found == "classes: 7 is no class of image_class_labels.txt, which has 1 to 2."
+    (birds / "image_class_labels.txt").unlink()
+    assert read(cub, birds) and "lacks image_class_labels.txt" in refusal(cub, birds, classes=[1])
+
+
+@pytest.mark.parametrize(("crop", "expected"), [
+    ("squeeze", [30 * 32 / 63, 26 * 32 / 48]),  # picture 3 is 63 x 48
+    ("center", [30 * 32 / 48, 26 * 32 / 48]), ("pad", [30 * 32 / 63, 26 * 24 / 48]),
+])  # fmt: skip
+def test_the_edges_of_boxes_are_in_pixels_of_the_square(birds, tmp_path, monkeypatch, crop, expected):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    cfg = config.load("cub", source=str(birds), image_size=32, crop=crop)
+    assert load_pictures(cfg, "test").box_px[0] == pytest.approx(expected, rel=1e-6)
+    of_a_class = load_pictures(cfg.model_copy(update={"classes": [1]}), "test")  # a cache of its own
+    assert ids(of_a_class) == [6] and len(load_pictures(cfg, "test")) == 3
+
+
 def test_cub_has_no_masks_without_segmentations(birds):
     (birds / "segmentations").rename(birds.parent / "elsewhere")
     listing = read(cub, birds)
@@ -202,7 +239,7 @@ def test_cub_reads_its_two_archives_as_downloaded(birds):
     pack(birds.parent / "segmentations.tgz", birds / "segmentations")
     pack(birds.parent / "CUB_200_2011.tgz", birds)
     with Source(birds.parent, archives=cub.ARCHIVES) as source:
-        listing = cub.list_split(source, "test", SimpleNamespace(split_list=None))
+        listing = cub.list_split(source, "test", SimpleNamespace(split_list=None, classes=None))
         assert ids(listing) == [3, 6, 9] and np.isfinite(listing.landmarks).sum() == 3 * 14 * 2
         sizes = [Image.open(io.BytesIO(source.read(name))).size for name in (listing.names[0], listing.masks[0])]
     assert sizes == [(63, 48), (63, 48)]
@@ -265,6 +302,8 @@ def test_cub_says_which_masks_are_not_there(birds):
     ("parts/parts.txt", "15 throat\n", "", "lacks 12 of 180 parts of parts/part_locs.txt in parts/parts.txt, the"),
     ("parts/part_locs.txt", "3 2 7.0 21.5 1", "3 2 7.0 x 1", "line 32: '3 2 7.0 x 1' is not 'image_id part_id"),
     ("parts/part_locs.txt", "3 2 7.0 21.5 1", "3 2 7.0 1", "line 32: '3 2 7.0 1' is not 'image_id part_id"),
+    ("bounding_boxes.txt", "4 14.0 10.0 30.0", "4 14.0 10.0", "line 4: '4 14.0 10.0 26.0' is not 'id x y width"),
+    ("bounding_boxes.txt", "12 22.0 10.0 30.0 26.0\n", "", "lacks 1 of 9 ids of images.txt in bounding_boxes.txt, the"),
     ("parts/part_locs.txt", "3 2 7.0 21.5 1", "33 2 7 2 1", "lacks 1 of 180 ids of parts/part_locs.txt in images.txt"),
 ])  # fmt: skip
 def test_cub_says_what_is_wrong_with_which_list(birds, name, old, new, sentence):
@@ -500,3 +539,13 @@ def test_the_parameters_are_the_papers():
     birds, people = config.load("cub"), config.load("taichi")
     assert (birds.n_parts, birds.lambda_con, birds.n_blocks, birds.random_resized_crop) == (8, 10, 6, True)
     assert (people.n_parts, people.lambda_con, people.n_blocks, people.random_resized_crop) == (10, 30, 4, False)
+
+
+def test_classes_are_for_cub_alone_and_no_published_counts_are_of_some():
+    assert config.load("cub", classes=[1, 3]).classes == [1, 3]
+    for dataset, classes, said in (("celeba", [1], "none, for celeba has no numbers of classes"),
+                                   ("cub", [], "classes"), ("cub", [0], "classes"), ("cub", 1, "classes")):
+        with pytest.raises(UserError, match=said):
+            config.load(dataset, classes=classes)
+    assert published_counts(config.load("cub", split_list="list.txt")) == cub.PUBLISHED
+    assert published_counts(config.load("cub", split_list="list.txt", classes=[1])) == {}

@@ -169,6 +169,7 @@ def test_a_vote_is_the_mean_of_its_members_and_a_run_like_any(distilled, tmp_pat
     torch.testing.assert_close(network(to_float(images)).softmax(dim=1), expected)
     evaluate.evaluate(distilled[0])
     record = evaluate.evaluate(voted)
+    assert record["notes"]["league"] == record["notes"]["backbone weights"].replace("none", "nothing") == "nothing"
     assert "vote" in record["left_out"]["extent_px"] and 0 <= record["foreground_iou"] <= 1
     assert choose.compared(distilled[0], voted).startswith("By nmi_foreground the vote is ")
     assert segment.load("creatures/best-consensus").segment(images[0].permute(1, 2, 0).numpy()).shape == (32, 32)

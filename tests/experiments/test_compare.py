@@ -3,8 +3,10 @@
 import pytest
 
 from ganseg import config, records
+from ganseg.errors import UserError
 from ganseg.experiments import compare, trust
 from ganseg.figures import plots
+from ganseg.metrics import protocols
 
 
 @pytest.fixture
@@ -103,7 +105,8 @@ def test_steps_carry_penalties_and_part_usage(three):
 def evaluated(run, cfg, metric, **changes):
     """Log an evaluation of a run that was made as published, but for changes of its settings, notes or step."""
     settings = {name: changes.pop(name, getattr(cfg, name)) for name in records.SETTINGS}
-    notes = {"GAN steps": changes.pop("gan_step", 30_000), "test pictures": changes.pop("test_pictures", 1_000),
+    published = 283 if cfg.reader == "celeba" else 1_000
+    notes = {"GAN steps": changes.pop("gan_step", 30_000), "test pictures": changes.pop("test_pictures", published),
              "test pictures told from training pictures by": changes.pop("told_by", "as published"),
              "test pictures that were trained on": changes.pop("seen", 0)}
     run.log("evaluate", changes.pop("step", 10_000), **metric, notes=notes, settings=settings, **changes)
@@ -117,7 +120,9 @@ def test_published_numbers_stand_beside_ours_only_where_the_setting_agrees(tiny_
     evaluated(run, cfg, {"landmark_error": 13.0})
     beside = compare.beside_published([run])
     assert set(beside.published) == {12.26, 46.62, 21.76, 15.39, 25.81, 12.1, 6.11} and set(beside.ours) == {13.0}
-    assert all(beside.source.str.len() > 10)
+    assert all(beside.source.str.len() > 10) and set(beside.league) == {"nothing"}
+    assert beside.set_index("published")["its league"][15.39] == "not known"
+    assert set(compare.beside_published([run], "ImageNet labels").published) == {12.26, 46.62, 21.76, 6.11}
     for field, value in {"image_size": 64, "crop": "center", "n_per": 7}.items():
         run.cfg = cfg.model_copy(update={field: value})
         (run.folder / "metrics.jsonl").unlink()
@@ -206,6 +211,40 @@ def test_metrics_of_another_protocol_have_another_name(three, capsys):
 
 def test_published_numbers_belong_to_known_data_sets_and_settings():
     numbers = compare.load_published()
-    assert set(numbers.dataset) <= set(config.datasets()) and len(numbers) == 5 * 11 + 4 + 14
+    assert set(numbers.dataset) <= set(config.datasets()) and len(numbers) == 5 * 11 + 4 + 14 + 4 + 3 * 2
+    assert set(numbers.metric) <= {*protocols(), "fid_50k"}
+    assert all(set(league.split(", ")) <= set(records.LEAGUES) for league in numbers.league)
     for setting in numbers.setting:
         assert set(setting) <= set(config.Config.model_fields)
+
+
+def test_runs_are_filtered_and_grouped_by_what_they_were_taught_with(three, tiny_run):
+    fourth = tiny_run("r3", features="efficientnet_lite0")
+    fourth.start("cpu")
+    fourth.log("evaluate", 2, foreground_iou=0.9, left_out={}, notes={"GAN steps": 20})
+    three[0].log("evaluate", 2, foreground_iou=0.8, left_out={},
+                 notes={"GAN steps": 20, "league": "self-supervised features, supervised foreground masks"})
+    table = compare.by_league(compare.runs_table(compare.all_runs("creatures")), "foreground_iou")
+    assert list(table.index.str[-2:]) == ["r3", "r2", "r1", "r0"]
+    assert list(table.league) == ["ImageNet labels", "nothing", "nothing",
+                                  "self-supervised features, supervised foreground masks"]
+    assert [run.label[-2:] for run in compare.all_runs("creatures", "nothing")] == ["r1", "r2"]
+    assert [run.label[-2:] for run in compare.all_runs("creatures", "supervised foreground masks")] == ["r0"]
+    with pytest.raises(UserError, match="league: 'imagenet' is none .*there are nothing, ImageNet labels"):
+        compare.all_runs("creatures", "imagenet")
+
+
+def test_numbers_of_the_official_split_and_of_classes_stand_beside_runs_of_these_alone(tiny_run, monkeypatch):
+    numbers = [{"system": "A", "dataset": "cub", "metric": "keypoint_error_box", "value": 20.2, "source": "a paper",
+                "setting": {"classes": [1]}, "league": "nothing", "split": "the official train_test_split.txt"}]
+    monkeypatch.setattr(compare, "load_published", lambda: compare.pd.DataFrame(numbers))
+    run = tiny_run("birds")
+    run.folder.mkdir(parents=True)
+    for classes, told_by, n in (([1], "the official train_test_split.txt", 1), ([1], "the user's split_list", 0),
+                                ([2], "the official train_test_split.txt", 0),
+                                (None, "the official train_test_split.txt", 0)):
+        run.cfg = config.load("cub", classes=classes)
+        evaluated(run, run.cfg, {"keypoint_error_box": 30.0}, told_by=told_by)
+        assert len(compare.beside_published([run])) == n
+    run.cfg = config.load("cub", classes=[1])
+    assert "keypoint_error_box (classes [1] instead of None)" in compare.runs_table([run])

@@ -5,8 +5,12 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from ganseg import metrics
 from ganseg.metrics import LeftOut, Predictions, clustering, landmarks, masks
 
-FACES = ("landmark_error", "landmark_error_with_bias", "landmark_error_mean_landmarks")
+FACES = ("landmark_error", "landmark_error_with_bias", "landmark_error_mean_landmarks", "landmark_error_unit",
+         "landmark_error_centered", "landmark_error_standardized")
+BOXES = ("keypoint_error_box", "keypoint_error_box_with_bias", "keypoint_error_box_mean_keypoints", "pck10_box")
 UNDER = ("nmi_keypoints", "ari_keypoints")
+UNDER_PARTS = ("nmi_keypoints_parts", "ari_keypoints_parts")
+MATCHED = ("part_miou", "part_iou_min", "part_iou_median")
 LABEL_FREE = {name for name, sentence in metrics.protocols().items() if sentence.startswith("Label-free")}
 KEYPOINTS = ("keypoint_error_percent", "keypoint_error_percent_mean_keypoints")
 
@@ -370,11 +374,11 @@ def test_pictures_without_a_mask_do_not_count_where_masks_are_asked_for():
 
 
 @pytest.mark.parametrize("field, names, reason", [
-    ("true_foreground", {"foreground_iou", "foreground_iou_center_box"},
+    ("true_foreground", {"foreground_iou", "foreground_iou_pooled", "foreground_iou_center_box"},
      "the test pictures have no true foreground masks"),
-    ("true_labels", {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"},
+    ("true_labels", {"nmi", "ari", "nmi_foreground", "ari_foreground", *MATCHED},
      "the test pictures have no true part labels"),
-    ("train_true_labels", {"part_miou"}, "the training pictures have no true part labels"),
+    ("train_true_labels", {*MATCHED}, "the training pictures have no true part labels"),
 ])
 def test_where_no_picture_of_a_split_has_a_mask_what_asks_for_masks_is_left_out(field, names, reason):
     predictions, whole = everything(), metrics.compute(everything())[0]
@@ -407,10 +411,11 @@ def test_arrays_that_do_not_fit_together_are_a_value_error(call):
 
 def everything():
     predictions = faces(n=6)
-    predictions.frame_px = 256.0
+    predictions.frame_px, predictions.box_px = 256.0, np.full((6, 2), 20.0)
     true = rng(5).integers(0, 4, (6, 8, 8), np.uint8)
     predicted = rng(6).integers(0, 4, true.shape, np.uint8)
     predictions.labels, predictions.true_labels, predictions.true_foreground = predicted, true, true != 0
+    predictions.part_labels = np.maximum(predicted, 1)
     predictions.train_labels, predictions.train_true_labels = predicted, true
     predictions.extents_px, predictions.mask_entropies = np.array([2.0, 3.0]), np.array([0.1, 0.3])
     predictions.centers_px = rng(7).normal(size=(5, 3, 2))
@@ -426,19 +431,22 @@ def test_each_metric_is_either_a_finite_float_or_left_out_and_has_a_protocol():
 
 
 @pytest.mark.parametrize("field, names, reason", [
-    ("labels", {"foreground_iou", "nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou", "collapse",
+    ("labels", {"foreground_iou", "foreground_iou_pooled", "nmi", "ari", "nmi_foreground", "ari_foreground", *MATCHED,
+                "collapse",
                 "parts_used", "part_share_min", "background_share", *UNDER},
      "no part labels were predicted for the test pictures"),
-    ("true_labels", {"nmi", "ari", "nmi_foreground", "ari_foreground", "part_miou"},
+    ("true_labels", {"nmi", "ari", "nmi_foreground", "ari_foreground", *MATCHED},
      "the test pictures have no true part labels"),
-    ("true_foreground", {"foreground_iou", "foreground_iou_center_box"},
+    ("true_foreground", {"foreground_iou", "foreground_iou_pooled", "foreground_iou_center_box"},
      "the test pictures have no true foreground masks"),
-    ("train_labels", {"part_miou"}, "no part labels were predicted for the training pictures"),
-    ("train_true_labels", {"part_miou"}, "the training pictures have no true part labels"),
-    ("centroids", {*FACES, "taichi_mae"}, "no centroids were predicted for the test pictures"),
-    ("train_centroids", {*FACES, "taichi_mae"}, "no centroids were predicted for the training pictures"),
-    ("landmarks", {*FACES, "taichi_mae", *UNDER}, "the test pictures have no landmarks"),
-    ("train_landmarks", {*FACES, "taichi_mae"}, "the training pictures have no landmarks"),
+    ("train_labels", {*MATCHED}, "no part labels were predicted for the training pictures"),
+    ("train_true_labels", {*MATCHED}, "the training pictures have no true part labels"),
+    ("part_labels", {*UNDER_PARTS}, "no parts without background were predicted for the test pictures"),
+    ("box_px", {*BOXES}, "the data set names no bounding boxes of its objects"),
+    ("centroids", {*FACES, *BOXES, "taichi_mae"}, "no centroids were predicted for the test pictures"),
+    ("train_centroids", {*FACES, *BOXES, "taichi_mae"}, "no centroids were predicted for the training pictures"),
+    ("landmarks", {*FACES, *BOXES, "taichi_mae", *UNDER, *UNDER_PARTS}, "the test pictures have no landmarks"),
+    ("train_landmarks", {*FACES, *BOXES, "taichi_mae"}, "the training pictures have no landmarks"),
     ("frame_px", {"taichi_mae"}, "the data set has no protocol of its own in pixels of its frames"),
     ("extents_px", {"extent_px"}, "no extents of generated samples"),
     ("centers_px", {"center_spread_px"}, "no centers of generated samples"),
