@@ -1,10 +1,12 @@
 """What the training loops share: resuming, values between log lines, the clock, checkpoints."""
 
+import json
+import shlex
 import time
 
 import torch
 
-from ganseg import checkpoints, distributed, signals
+from ganseg import checkpoints, config, distributed, signals
 from ganseg.devices import SharedCores, has_bf16, peak_gb, rng
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -186,6 +188,8 @@ class Loop:
                 self.known.add(kind)
                 self.run.log(f"{self.stage}_health", self.done, trouble=kind, sentence=trouble.sentence)
                 print(f"Warning: {trouble.sentence}", flush=True)
+                if len(self.known) == 1:
+                    print(f"Such a change takes another run. Add it to: {self._another_run()}", flush=True)
                 if kind in health.ADVICE:
                     continue
                 if self.run.cfg.on_trouble == "stop":
@@ -195,6 +199,17 @@ class Loop:
                                     f"{trouble.sentence}")
                 if self.run.cfg.on_trouble == "rollback":
                     self.trouble = trouble
+
+    def _another_run(self):
+        """The command of a new run with the settings of this one, and its weights where they are saved."""
+        cfg, newest = self.run.cfg, self.run.newest(self.name)
+        own = config.load(cfg.dataset, preset=cfg.preset).model_dump()
+        given = {"preset": cfg.preset} if cfg.preset else {}
+        apart = config.FREE - {"source", "max_steps", "distill_steps"}
+        given |= {name: value for name, value in cfg if value != own[name] and name not in apart}
+        given |= {"warm_start": str(newest)} if newest and self.stage == "train" else {}
+        texts = [f" -p {name} {shlex.quote(v if isinstance(v, str) else json.dumps(v))}" for name, v in given.items()]
+        return self.run.command("train") + "-2" + "".join(texts)
 
     def _roll_back(self):
         """Go back to the newest checkpoint before the trouble began, with other random numbers from there on."""

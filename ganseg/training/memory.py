@@ -39,6 +39,7 @@ def too_little(cfg, device, there="", fitting=1, step=gan_step):
     fixed, per_picture = estimate(cfg, step)
     advice = f"choose batch_size {fitting} or less" if fitting >= 2 else "choose a smaller image_size or channels"
     advice += "" if cfg.precision == "bf16" else ", or precision bf16"
+    advice += "" if cfg.preset else ", or in a new run preset modern or small, which are for computers without a GPU"
     needed = (fixed + cfg.batch_size * per_picture) / 1e9
     pictures = f"{cfg.batch_size} pictures of {cfg.image_size} pixels"
     return f"batch_size: {pictures} need about {needed:.1f} GB on the {device.type}{there}; {advice}."

@@ -1,7 +1,9 @@
 """Killed, interrupted, opened twice, on a full or read-only disk, in trouble: nothing is lost, and it is said."""
 
+import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 import torch
 from conftest import LOGGED
 
-from ganseg import checkpoints, records, runs, train
+from ganseg import arguments, checkpoints, config, records, runs, train
 from ganseg.errors import UserError
 from ganseg.metrics import masks
 from ganseg.model import averaging
@@ -301,7 +303,14 @@ def test_trouble_is_said_and_logged_and_by_config_stops(tiny_run, quick, monkeyp
     trouble_at([2], monkeypatch)
     run = tiny_run("warned", log_every_steps=1, max_steps=3)
     list(train.train(run))
-    assert "Warning: Collapsed, for a test." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Warning: Collapsed, for a test." in said
+    words = shlex.split(said.partition("Add it to: ")[2].splitlines()[0])
+    assert words[:6] == ["ganseg", "train", "-p", "dataset", "creatures", "--run"] and words[6] == "warned-2"
+    args = arguments.add_parameters(argparse.ArgumentParser()).parse_args(words[2:])
+    another = arguments.open_run(arguments.parameters(args, config.Config.model_fields.keys() | {"run"}), None).cfg
+    differing = {name for name, value in another if value != getattr(run.cfg, name)}
+    assert differing <= {"log_every_steps", "sample_every_steps", "save_every_steps", "device"}  # a resumed run's too
     assert [(r["step"], r["trouble"]) for r in run.records("train_health")] == [(2, "collapsed 0")]
     trouble_at([2], monkeypatch)
     run = tiny_run("stopped", log_every_steps=1, max_steps=3, on_trouble="stop")
