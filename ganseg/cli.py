@@ -19,6 +19,12 @@ from ganseg.errors import NotebookFailed, UserError
 # The checkpoint that a notebook needs of its run
 NEEDS = {"distill": "gan", "evaluate": "segmenter", "embeddings": "gan", "equivariance": "gan", "fidelity": "gan",
          "samples": "segmenter", "inspector": "gan"}
+NEXT = {
+    "prepare": "ganseg train -p dataset {dataset}",
+    "train": "ganseg distill -p dataset {dataset} --run {run}",
+    "distill": "ganseg evaluate -p dataset {dataset} --run {run}",
+    "evaluate": "look at {folder}/report.html, then: ganseg segment PHOTOS --run {dataset}/{run} --out parts/",
+}  # fmt: skip
 USAGE = "[-p NAME VALUE] [-p NAME VALUE] ... [--run RUN]"
 OF_MANY_RUNS = {"compare"}  # its data set may be `all`, and its run is only a folder
 
@@ -90,6 +96,9 @@ def _run(papermill, args, source, tagged):
                 _keep(executed, folder)
             raise
         _keep(executed, folder)
+    dataset, run = folder.parent.name, folder.name
+    if args.notebook in NEXT:
+        print("Next:", NEXT[args.notebook].format(dataset=dataset, run=run, folder=folder))
 
 
 def _run_folder(notebook, tagged, values):

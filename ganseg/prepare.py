@@ -1,5 +1,7 @@
 """Looks at a data set before anything is trained on it: what is there, how much, and whether it is read right."""
 
+from pathlib import PurePosixPath
+
 import numpy as np
 
 from ganseg import config, runs
@@ -52,6 +54,20 @@ def count_pictures(cfg, splits):
             counts["with masks"] = int(photos.masked.sum())
         counted.append({**counts, "skipped": len(photos.skipped)})
     return counted
+
+
+def say_what_is_there(cfg, splits):
+    """Print what a terminal should show: how many masks and landmarks there are, and who is tested on what."""
+    test, train = splits["test"], splits["train"]
+    for row in count_pictures(cfg, splits):
+        found = [f"{row[kind]:,} {kind}" for kind in ("with landmarks", "with masks") if kind in row]
+        print(f"{row['split']}: {row['pictures']:,} pictures, {', '.join(found) or 'no landmarks or masks'}")
+    print(f"Test pictures are told from training pictures by {test.split_by}.")
+    if test.checksums is not None and (n := np.isin(test.checksums, train.checksums).sum()):
+        print(f"{n:,} of {len(test):,} test pictures are among the training pictures.")
+    if cfg.reader == "folder":
+        print(f"In landmarks.csv the first picture is called {train.names[0]}; its mask is masks/"
+              f"{PurePosixPath(train.names[0]).stem}.png.")
 
 
 def list_labels(splits):

@@ -65,6 +65,9 @@ def test_the_command_trains_distils_and_evaluates_through_the_notebooks(outputs,
     assert {r["stage"] for r in records} == {"train", "train_samples", "distill", "evaluate"}
     assert "foreground_iou" in records[-1] and "nmi_foreground" in records[-1]
     assert "step 4/4" in printed and "steps/s" in printed and "report.html" in printed
+    assert "Next: ganseg distill -p dataset tiny --run all" in printed
+    assert "Next: ganseg evaluate -p dataset tiny --run all" in printed
+    assert "report.html, then: ganseg segment PHOTOS --run tiny/all --out parts/" in printed
     for name in ("train.ipynb", "distill.ipynb", "evaluate.ipynb", "report.html", "figures/detections.png"):
         assert (folder / name).stat().st_size > 1000, name
     executed = json.loads((folder / "train.ipynb").read_text())

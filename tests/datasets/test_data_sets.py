@@ -147,3 +147,24 @@ def test_what_torchvision_offers_is_fetched_into_the_source(small, tmp_path, mon
         prepare.download(small("cub", source=str(tmp_path)).cfg)
     with pytest.raises(UserError, match="name the folder to download into with -p source"):
         prepare.download(small("flowers").cfg)
+
+
+def test_prepare_says_what_is_tested_on_and_what_a_picture_is_called(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path / "outputs"))
+    for i in range(3):
+        path = tmp_path / "own" / "images" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(path)
+    run = runs.open_run("folder", "x", source=str(tmp_path / "own"), image_size=32)
+    prepare.say_what_is_there(run.cfg, prepare.build_cache(run))
+    said = capsys.readouterr().out
+    assert "train: 3 pictures, no landmarks or masks" in said
+    assert "told from training pictures by nothing" in said
+    assert "3 of 3 test pictures are among the training pictures" in said
+    assert "In landmarks.csv the first picture is called images/0.png; its mask is masks/0.png." in said
+    (tmp_path / "own" / "masks").mkdir()
+    for i in (0, 1):
+        Image.new("L", (32, 32), 1).save(tmp_path / "own" / "masks" / f"{i}.png")
+    prepare.say_what_is_there(run.cfg, prepare.build_cache(run))
+    said = capsys.readouterr().out
+    assert "test: 1 pictures, 1 with masks" in said and "among the training" not in said
