@@ -1,4 +1,4 @@
-"""The command: `ganseg NOTEBOOK -p name value ... --run NAME` and `ganseg segment PHOTOS --run R --out DIR`."""
+"""The command: `ganseg NOTEBOOK -p name value ... --run NAME`, `ganseg segment PHOTOS` and `ganseg score MASKS`."""
 
 import argparse
 import contextlib
@@ -32,8 +32,8 @@ OF_MANY_RUNS = {"compare"}  # its data set may be `all`, and its run is only a f
 def main(argv=None):
     """Entry point of the command `ganseg`."""
     argv = sys.argv[1:] if argv is None else argv
-    work, argv = (_segment, argv[1:]) if argv[:1] == ["segment"] else (_notebook, argv)
-    arguments.exit_on_user_error(work, argv)
+    own = {"segment": _segment, "score": _score}.get(next(iter(argv), None))
+    arguments.exit_on_user_error(own or _notebook, argv[1:] if own else argv)
 
 
 def _notebook(argv):
@@ -47,11 +47,12 @@ def _notebook(argv):
         print(f"ganseg {metadata.version('ganseg')}")
     elif args.notebook is None:
         parser.usage = f"ganseg NOTEBOOK {USAGE}\n       ganseg NOTEBOOK --help\n       ganseg segment --help"
+        parser.usage += "\n       ganseg score --help"
         parser.epilog = "\n".join(["notebooks:", *(f"  {name:13} {_title(path)}" for name, path in sources.items())])
         parser.print_help()
     elif args.notebook not in sources:
-        nearest, known = config.nearest(args.notebook, [*sources, "segment"]), ", ".join(sources)
-        raise UserError(f"{args.notebook}: there is no such notebook{nearest}; known are {known}, segment.")
+        nearest, known = config.nearest(args.notebook, [*sources, "segment", "score"]), ", ".join(sources)
+        raise UserError(f"{args.notebook}: there is no such notebook{nearest}; known are {known}, segment, score.")
     else:
         _run_or_explain(args, sources[args.notebook], parser)
 
@@ -167,3 +168,19 @@ def _segment(argv):
     from ganseg import segment  # imports PyTorch, for which --help need not wait
 
     segment.segment_photos(args.photos, args.run, args.out, device=args.device)
+
+
+def _score(argv):
+    parser = arguments.add_parameters(argparse.ArgumentParser(
+        prog="ganseg score", description="Measures masks that anybody made of a data set's test pictures, by all "
+                                         "metrics that need no network."))
+    parser.add_argument("masks", help="a folder or zip of index PNGs named as the pictures, or COCO JSON")
+    parser.add_argument("--resize", action="store_true", help="stretch masks of another size to that of their picture")
+    parser.add_argument("--league", default="not known", help="what made the masks was taught with, as in compare")
+    args = parser.parse_args(argv)
+    values = {"run": "scored", **arguments.parameters(args, {*DEFAULTS, *config.Config.model_fields})}
+
+    from ganseg import score  # imports PyTorch, for which --help need not wait
+
+    score.print_score(arguments.open_run(DEFAULTS | values, None), args.masks, values.get("n_parts"), args.resize,
+                      args.league)

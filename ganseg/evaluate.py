@@ -2,19 +2,17 @@
 
 import math
 
-import numpy as np
 import torch
 
-from ganseg import arguments, checkpoints, devices, files, metrics, records
-from ganseg.datasets.labels import say_doubts
-from ganseg.datasets.loading import load_pictures, spread_rows
+from ganseg import arguments, checkpoints, devices, files, measuring, records
+from ganseg.datasets.loading import load_fit, load_pictures, spread_rows
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
 from ganseg.model import loading
 from ganseg.model.prediction import predict, predict_moved
 from ganseg.training import trained_on
 
-N_SAMPLES, N_DETECTIONS = 90, 120
+N_SAMPLES = 90
 N_MOVED = 200  # test pictures that are moved too
 # Metrics that look at generated pictures
 OF_SAMPLES = ("extent_px", "center_spread_px", "mask_entropy", "collapse", "certainty_gap")
@@ -30,11 +28,11 @@ def evaluate(run):
     learned from. Where its checkpoint is gone, they and the metrics that look at them are left out.
     """
     cfg, device = run.cfg, devices.choose_device(run.cfg.device)
-    test, fit = load_pictures(cfg, "test"), _load_fit(cfg)
+    test, fit = load_pictures(cfg, "test"), load_fit(cfg)
     S, state = loading.read_segmenter(run, device=device)
     gan_step, generated = _samples(run, state, test, device)
     values, left_out, labels = _measure(S, cfg, test, fit, generated, _earlier_labels(run, state, test, device))
-    notes = {"GAN steps": gan_step, **_notes(cfg, state, test, fit), report.SHOWN: _shown(labels, cfg.n_parts)}
+    notes = {"GAN steps": gan_step, **_notes(cfg, state), **measuring.notes_on(cfg, test, fit, labels)}
     if generated is None:
         reason = f"the GAN's step {gan_step}, which the segmenter learned from, is no longer kept"
         mend = f"; distil anew with: {run.command('distill')}"
@@ -45,7 +43,11 @@ def evaluate(run):
         left_out |= dict.fromkeys(OF_SAMPLES, reason)
     notes |= {} if generated is None else {"GAN steps of the generated samples": gan_step}
     notes |= trained_on.count(run, test)
-    _save_figures(run, test, labels, generated)
+    with files.writing(run.folder / "figures"):
+        (run.folder / "figures" / "samples.png").unlink(missing_ok=True)  # it may be of another generator
+    if generated is not None:
+        pictures.save(pictures.samples_sheet(generated), run.folder / "figures" / "samples.png")
+    measuring.save_detections(run, test, labels)
     if run.newest("control"):
         C, control = loading.read_segmenter(run, "control", device)
         notes["distillation steps of the control"] = control["step"]
@@ -54,26 +56,16 @@ def evaluate(run):
     return run.log("evaluate", state["step"], **values, left_out=left_out, notes=notes, settings=settings)
 
 
-def _notes(cfg, state, test, fit):
-    """Facts about what is evaluated, by name; state is the segmenter's checkpoint."""
+def _notes(cfg, state):
+    """Facts about a segmenter, by name; state is its checkpoint."""
     return {
         "distillation steps": state["step"],
         "generator weights": state.get("generator_weights", "released"),
         "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
         "features of the discriminator": cfg.features,
         "league": records.league(cfg, state),
-        "test pictures": len(test),
-        "test pictures told from training pictures by": test.split_by,
-        "training pictures that fit regressions and matching": len(fit),
-        "doubts about the masks": say_doubts(test, "test pictures"),
         "seed": cfg.seed,
     }
-
-
-def _load_fit(cfg):
-    """The training pictures that regressions and matching are fitted on; none where there is nothing to fit."""
-    fit = load_pictures(cfg, "fit", cfg.fit_pictures)
-    return fit.take([]) if fit.landmarks is None and (fit.labels is None or fit.only_foreground) else fit
 
 
 def _samples(run, state, photos, device):
@@ -110,63 +102,20 @@ def _measure(S, cfg, test, fit, generated, earlier_labels=None):
         entropy = torch.special.entr(generated.masks).sum(dim=1).mean(dim=(1, 2)) / math.log(cfg.n_parts + 1)
         of_samples = {"extents_px": (extent.flatten() * px).numpy(), "centers_px": (generated.centers * px).numpy(),
                       "mask_entropies": entropy.numpy(), "certainties_of_generated": _certainties(S, generated.image)}
-    predictions = metrics.Predictions(
-        n_parts=cfg.n_parts,
-        image_size=cfg.image_size,
-        true_foreground=None if test.labels is None else test.labels.sign().numpy(),
-        eyes=test.eyes,
-        frame_px=test.frame_px,
-        images=test.images.numpy(),
-        earlier_labels=earlier_labels,
-        **_of_split(S, test),
-        **_of_split(S, fit, "train_", keep_labels=fit.labels is not None and not fit.only_foreground),
-        **of_samples,
-    )
+    found = predict(S, test.images, test.boxes)
+    keep_labels = fit.labels is not None and not fit.only_foreground
+    of_fit = predict(S, fit.images, fit.boxes, keep_labels=keep_labels) if len(fit) else None
     rows = spread_rows(len(test), N_MOVED)
-    moved = predict_moved(S, test.images[rows], torch.as_tensor(predictions.labels[rows]))
-    predictions.moved_labels, predictions.labels_of_moved = (labels.numpy() for labels in moved)
-    return *metrics.compute(predictions), predictions.labels
-
-
-def _shown(labels, n_parts):
-    """In which share of the pictures each part has a pixel, as [share of part 1, ...], from labels (N, S, S)."""
-    return [round((labels == k).any(axis=(1, 2)).mean().item(), 4) for k in range(1, n_parts + 1)]
+    moved, of_moved = predict_moved(S, test.images[rows], found.labels[rows])
+    values, left_out = measuring.measure(cfg, test, found, fit, of_fit, certainties=found.certainty.numpy(),
+                                         moved_labels=moved.numpy(), labels_of_moved=of_moved.numpy(),
+                                         earlier_labels=earlier_labels, **of_samples)
+    return values, left_out, found.labels.numpy()
 
 
 def _certainties(S, images):
     """How certain a segmenter is of each of some generated images (n, 3, S, S) in [-1, 1]: (n,)."""
     return predict(S, torch.as_tensor(pictures.to_uint8(images)).permute(0, 3, 1, 2)).certainty.numpy()
-
-
-def _of_split(S, photos, prefix="", keep_labels=True):
-    """The fields of Predictions with what is known and predicted of one split's pictures."""
-    if not len(photos):
-        return {}
-    found = predict(S, photos.images, photos.boxes, keep_labels=keep_labels)
-    known = {"labels": found.labels, "centroids": found.centroids, "landmarks": photos.landmarks,
-             "true_labels": None if photos.only_foreground else photos.labels}
-    known |= {} if prefix else {"certainties": found.certainty, "box_px": photos.box_px,
-                                "part_labels": None if photos.landmarks is None else found.part_labels}
-    return {prefix + name: np.asarray(value) for name, value in known.items() if value is not None}
-
-
-def _save_figures(run, test, labels, generated):
-    """figures/samples.png, and detections.png: test pictures with their detected parts and, where known, the truth."""
-    folder, K = run.folder / "figures", run.cfg.n_parts
-    with files.writing(folder):
-        (folder / "samples.png").unlink(missing_ok=True)  # it may be of another generator
-    if generated is not None:
-        pictures.save(pictures.samples_sheet(generated), folder / "samples.png")
-    chosen = torch.linspace(0, len(test) - 1, min(N_DETECTIONS, len(test))).round().long()
-    photos = pictures.to_uint8(test.images[chosen])
-    columns = [photos, pictures.overlay(photos, labels[chosen], K)]
-    if test.labels is not None and (test.labels > 0).any():
-        truth = test.labels[chosen].numpy()
-        columns.append(pictures.overlay(photos, truth, int(test.labels.max()), strength=0.9))
-    elif test.landmarks is not None:
-        columns.append(pictures.draw_points(photos, test.landmarks[chosen][:, :, None].numpy(), radius=1))
-    sheet = pictures.grid(pictures.enlarge(np.concatenate(columns, axis=2), 96 * len(columns)), 8)
-    pictures.save(sheet, folder / "detections.png")
 
 
 def _print_table(run):

@@ -9,6 +9,9 @@ from ganseg import files
 LEAGUES = ("nothing", "ImageNet labels", "self-supervised features", "supervised foreground masks", "class labels",
            "not known")
 OF_WEIGHTS = {"none": "nothing", "imagenet": "ImageNet labels", "released": "ImageNet labels"}  # others are not known
+# Notes of an evaluation: where masks come from that no segmenter of the run made, and how many pictures have none
+MASKS, WITHOUT = "masks", "test pictures without a mask"
+OF_MASKS = ("n_parts", "source", "image_size", "crop")  # the settings that say something of such masks
 NUMBER = int | float
 TIMES = {"time_s": NUMBER, "steps_per_s": NUMBER, "left_s": NUMBER}
 ALWAYS = {  # what each line of a stage holds

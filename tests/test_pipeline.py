@@ -211,7 +211,7 @@ def test_help_of_a_module_lists_all_settings(capsys):
 def test_the_package_runs_as_a_module_and_says_its_version():
     """Without PyTorch, pandas or papermill, which take seconds to import."""
     for argv, said in (("--version", f"ganseg {metadata.version('ganseg')}\n"), ("--help", "usage: ganseg NOTEBOOK"),
-                       ("segment --help", "usage: ganseg segment")):
+                       ("segment --help", "usage: ganseg segment"), ("score --help", "usage: ganseg score")):
         command = [sys.executable, "-X", "importtime", "-m", "ganseg", *argv.split()]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.startswith(said)

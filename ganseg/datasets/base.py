@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-PER_PICTURE = ("names", "images", "labels", "landmarks", "checksums", "boxes", "box_px", "masks", "train", "fit")
+PER_PICTURE = ("names", "images", "labels", "landmarks", "checksums", "sizes", "boxes", "box_px", "masks", "train",
+               "fit")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,6 +47,7 @@ class Pictures(Facts):
     labels: torch.Tensor | None = None  # (N, S, S) integers, 0 background, parts above, < 0 not known
     landmarks: torch.Tensor | None = None  # (N, L, 2) float32, NaN where missing
     checksums: np.ndarray | None = None  # (N,) uint32, of the images; None: they are drawn
+    sizes: np.ndarray | None = None  # (N, 2) width and height of the photo in pixels; None: drawn, as its square
     boxes: np.ndarray | None = None  # (N, 4) left, top, width, height of the photo in its square; None: all of it
     box_px: np.ndarray | None = None  # (N, 2) width and height of the object's bounding box, in pixels of the square
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason) of what cannot be read

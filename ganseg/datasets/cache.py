@@ -4,8 +4,8 @@ npy because numpy itself writes and maps it: a map of a million pictures opens a
 for streaming, such as WebDataset, give no random access, and zarr decompresses whole chunks.
 
 images.npy (N, 3, S, S) uint8 and labels.npy (N, S, S) int16; index.npz, of which zip checks each member: crc (N, 1 or
-2), the checksums of each row of images and of labels, names, landmarks (N, L, 2), train and fit (N,), boxes (N, 4),
-box_px (N, 2), and facts, in JSON.
+2), the checksums of each row of images and of labels, names, sizes (N, 2), landmarks (N, L, 2), train and fit (N,),
+boxes (N, 4), box_px (N, 2), and facts, in JSON.
 """
 
 import json
@@ -151,7 +151,7 @@ def _write(folder, source, listing, S, crop):
         for name, array in maps.items():
             _keep_rows(folder, name, array, readable)
         listing, sizes, crc = listing.take(readable), sizes[readable], crc[readable]
-    known = {"train": listing.train, "fit": listing.fit}
+    known = {"train": listing.train, "fit": listing.fit, "sizes": sizes}
     if crop == "pad":
         known["boxes"] = np.array([decode.photo_box(size, S, crop) for size in sizes.tolist()])
     if listing.landmarks is not None:

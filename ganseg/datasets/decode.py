@@ -68,21 +68,27 @@ def photo_box(size, image_size, crop):
     return (image_size - w) // 2, (image_size - h) // 2, w, h
 
 
-def read_labels(data, size, to_labels, image_size, crop, upright=True):
+def open_mask(data, upright=True):
+    """A mask file, or a mask as of _given, as a PIL image of the mode that it has."""
+    return _decode(data, upright=upright, convert=Image.Image.copy)[0]
+
+
+def read_labels(data, size, to_labels, image_size, crop, upright=True, stretch=False):
     """A mask file as the labels of its picture's square.
 
-    data       bytes of the file
+    data       bytes of the file, or a mask as of _given
     size       width and height of the upright picture, which the mask must have too
     to_labels  function of the mask (a PIL image) and of resize(image, resample), which makes it as large as its
                picture in the square; returns labels of that size, e.g. labels.index_labels
+    stretch    whether a mask of another size is stretched to that of its picture
     Returns int16 (S, S), 0 background, below 0 where not known or where the picture does not reach. Raises ValueError
     with the reason when it cannot be read or does not fit.
     """
-    mask = _decode(data, upright=upright, convert=Image.Image.copy)[0]
-    if mask.size != tuple(size):
+    mask = open_mask(data, upright)
+    if mask.size != tuple(size) and not stretch:
         raise ValueError(f"it is {mask.size[0]} x {mask.size[1]} pixels, its picture {size[0]} x {size[1]}")
     box = photo_box(size, image_size, crop)
-    labels = to_labels(mask, lambda image, resample: _fit(image, box, crop, resample))
+    labels = to_labels(mask, lambda image, resample: _fit(image.resize(size, resample), box, crop, resample))
     return _pad(np.asarray(labels, np.int16), box, image_size, constant_values=IGNORED)
 
 

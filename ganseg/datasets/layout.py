@@ -77,7 +77,11 @@ def read_layout(source):
     others = [name for name, path in parsed.items() if path.role == "other"]
     if others:
         notes.append(f"{len(others):,} masks of instances are left out, the first is {others[0]}.")
-    mask_of = _match_masks(source, pictures, sorted(masks), parsed, notes)
+    mask_of, unused = match_masks(source, pictures, sorted(masks))
+    if masks and not mask_of:
+        raise source.error(f"holds {len(masks):,} masks, none named as a picture; the first is {unused[0]}.")
+    if unused:
+        notes.append(f"{len(unused):,} of {len(masks):,} masks are named as no picture, the first is {unused[0]}.")
     tables = [name for name in source.names if name.rpartition("/")[2].casefold() == TABLE]
     unread = [name for name in source.names if name not in tables and OTHER_TABLE.fullmatch(name)]
     if unread:
@@ -123,10 +127,15 @@ def _by_path(pictures, parsed):
     return found
 
 
-def _match_masks(source, pictures, masks, parsed, notes):
-    """{picture: its mask}, by path without the folders of WORDS, else by file name where that is unique."""
-    if not masks:
-        return {}
+def match_masks(source, pictures, masks):
+    """Which mask belongs to which picture: by path without the folders of WORDS, else by file name where it is unique.
+
+    source           that of the masks, for messages
+    pictures, masks  lists of paths
+    Returns {picture: its mask} and the masks that are named as no picture. Raises UserError where a mask could be of
+    several pictures, or several are of one.
+    """
+    parsed = {name: _parse(name) for name in [*pictures, *masks]}
     by_path, by_stem = _by_path(pictures, parsed), {}
     for (_, stem), names in by_path.items():
         by_stem.setdefault(stem, []).extend(names)
@@ -136,19 +145,13 @@ def _match_masks(source, pictures, masks, parsed, notes):
         candidates = [by_path.get((parsed[mask].folders, s)) for s in stems] + [by_stem.get(s) for s in stems]
         found = next(filter(None, candidates), [])
         if len(found) > 1:
-            raise source.error(f"holds several pictures for the mask {mask}: "
-                               f"{', '.join(found[:3])}; put masks in subfolders as the pictures are, or "
-                               "rename them.")
+            raise source.error(f"holds the mask {mask}, which could be of several pictures: {', '.join(found[:3])}; "
+                               "put masks in subfolders as the pictures are, or rename them.")
         if not found:
             unused.append(mask)
         elif mask_of.setdefault(found[0], mask) != mask:
             raise source.error(f"holds two masks for {found[0]}: {mask_of[found[0]]} and {mask}.")
-    if not mask_of:
-        raise source.error(f"holds {len(masks):,} masks, none named as a picture; the first is {masks[0]}.")
-    if unused:
-        notes.append(f"{len(unused):,} of {len(masks):,} masks are named as no picture, the first is "
-                     f"{unused[0]}.")
-    return mask_of
+    return mask_of, unused
 
 
 def _split_by_folder(pictures, parsed, notes):

@@ -39,6 +39,20 @@ def load_pictures(cfg, split, limit=None, check_all=False):
     return pictures.take(rows[spread_rows(len(rows), limit)])
 
 
+def load_fit(cfg):
+    """The training pictures that regressions and matching are fitted on; none where there is nothing to fit."""
+    fit = load_pictures(cfg, "fit", cfg.fit_pictures)
+    return fit.take([]) if fit.landmarks is None and (fit.labels is None or fit.only_foreground) else fit
+
+
+def list_names(cfg):
+    """The names of all pictures of both splits, those that nothing is fitted on too."""
+    if cfg.reader == "creatures":
+        return [name for split in N_CREATURES for name in _name_creatures(split, _most(cfg, split))]
+    # Where nothing is annotated, test pictures are training pictures too
+    return list(dict.fromkeys(str(name) for split in N_CREATURES for name in _from_cache(cfg, split, False).names))
+
+
 def spread_rows(n, limit):
     """Indices of at most `limit` of n things, evenly spread; None: of all."""
     k = n if limit is None else min(n, limit)
@@ -56,11 +70,14 @@ def _limited(listing, most):
 
 def _draw_creatures(split, most, limit, image_size):
     """The first creatures of a split, which has no end."""
-    n = min(N_CREATURES[split] if most is None else most, limit or most or N_CREATURES[split])
-    images, labels, keypoints = creatures.draw(range(n), split, CREATURES_SEED, image_size)
-    names = [f"{split}-{i:05d}" for i in range(n)]
+    names = _name_creatures(split, most)[: limit or None]
+    images, labels, keypoints = creatures.draw(range(len(names)), split, CREATURES_SEED, image_size)
     return Pictures(images, names, labels, landmarks=keypoints, landmark_names=tuple(creatures.KEYPOINT_NAMES),
                     split_by="the seed they are drawn from")
+
+
+def _name_creatures(split, most):
+    return [f"{split}-{i:05d}" for i in range(N_CREATURES[split] if most is None else most)]
 
 
 def _from_cache(cfg, split, check_all):

@@ -61,8 +61,9 @@ def runs_table(of_runs):
         step = measured["GAN steps"]
         train, samples = ([record for record in run.records(stage) if record["step"] <= step]
                           for stage in ("train", "train_samples"))
+        notes = next(reversed(run.records("evaluate")), {}).get("notes", {})
         row = {"dataset": run.cfg.dataset, "league": _league(run), "GAN steps": step}
-        row |= {name: getattr(run.cfg, name) for name in SETTINGS}
+        row |= {name: getattr(run.cfg, name) for name in (records.OF_MASKS if records.MASKS in notes else SETTINGS)}
         row["minutes"] = train[-1]["time_s"] / 60 if train else None
         row |= {k: record[k] for record in train for k in records.PENALTIES if k in record}  # the last of each
         rows[run.label] = row | (_shares(samples[-1]) if samples else {}) | measured
@@ -81,6 +82,8 @@ def _measured(run):
     used, own = evaluation.get("settings", {}), config.load(run.cfg.dataset)
     other = _differing({**own.model_dump(), **used, "classes": run.cfg.classes}, own, (*PROTOCOL, "classes"))
     other += [f"split_list {Path(str(used['split_list'])).name}"] if used.get("split_list") else []
+    without = evaluation.get("notes", {}).get(records.WITHOUT)
+    other += [f"{without} {records.WITHOUT}"] if without else []
     suffix = f" ({', '.join(other)})" if other else ""
     values = {k: v for record in fidelity if record["step"] == step for k, v in _numbers(record).items()}
     return {"GAN steps": step, **values, **{name + suffix: value for name, value in _numbers(evaluation).items()}}

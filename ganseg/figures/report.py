@@ -4,7 +4,7 @@ import base64
 import textwrap
 from html import escape
 
-from ganseg import files, metrics
+from ganseg import files, metrics, records
 from ganseg.figures import captions, curves, pictures
 
 CONTROL = "untrained_"  # prefix of the control's metrics
@@ -13,7 +13,7 @@ SUMMARY = ("image_size", "crop", "n_parts", "n_per", "heatmap", "lambda_con", "l
            "max_steps", "seed", "segmenter", "backbone_weights", "distill_generator", "distill_steps")
 SAMPLES = ("Each generated picture stands beside itself with its points and part masks: a colour should "
            "cover the same part in every picture, and the masks should follow the object's outline.")
-DETECTIONS = ("Test pictures with the parts that the segmenter detects, and the truth where the data set has "
+DETECTIONS = ("Test pictures with the parts that were found in them, and the truth where the data set has "
               "it: the colours need not be those of the truth, but each should stay on one true part.")
 PICTURES = ("Training pictures (those that regressions and matching are fitted on), then test pictures, with the "
             "annotations there are: landmarks should sit where their names say, masks on their objects.")
@@ -154,7 +154,8 @@ def _settings(run):
     path = run.folder / "config.yaml"
     whole = path.read_text(encoding="utf-8") if path.exists() else ""
     details = f"<details><summary>All of config.yaml</summary><pre>{escape(whole)}</pre></details>" if whole else ""
-    return _list((f"{name}: {getattr(run.cfg, name)}" for name in SUMMARY), ' class="fields"') + details
+    summary = records.OF_MASKS if records.MASKS in _evaluation(run).get("notes", {}) else SUMMARY
+    return _list((f"{name}: {getattr(run.cfg, name)}" for name in summary), ' class="fields"') + details
 
 
 def _metrics(record):

@@ -90,9 +90,10 @@ def protocols():
     return {name: protocol for name, (_, protocol) in _METRICS.items()}
 
 
-def compute(predictions):
+def compute(predictions, reasons=None):
     """Each registered metric that the predictions allow.
 
+    reasons  field of Predictions -> what a user reads where it is missing, instead of the field's own sentence
     Returns two dicts: name -> float, and name -> the reason why it was left out. Each name is in one of them.
     """
     values, left_out = {}, {}
@@ -104,7 +105,7 @@ def compute(predictions):
         needs = {p for p in parameters if parameters[p].default is inspect.Parameter.empty}
         absent = [field for field in _FIELDS if field in needs - known.keys()]
         if absent:
-            left_out[name] = _FIELDS[absent[0]].metadata["missing"]
+            left_out[name] = (reasons or {}).get(absent[0], _FIELDS[absent[0]].metadata["missing"])
             continue
         try:
             values[name] = float(function(**known))

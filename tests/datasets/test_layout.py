@@ -112,7 +112,7 @@ def test_the_split_of_a_table_goes_before_that_of_a_folder(tmp_path):
     (["images/a.jpg", "labels/a.jpg"], "holds labels/a.jpg where masks lie"),
     (["masks/a.png"], "holds 1 masks and no pictures of them"),
     (["a.jpg", "masks/a.png", "SegmentationClass/a.png"], "holds two masks for a.jpg: SegmentationClass/a.png and "),
-    (["x/a.jpg", "y/a.jpg", "masks/a.png"], "holds several pictures for the mask masks/a.png: x/a.jpg, y/a.jpg"),
+    (["x/a.jpg", "y/a.jpg", "masks/a.png"], "holds the mask masks/a.png, which could be of several pictures: x/a.jpg"),
     (["a.jpg", "a.png"], "holds a.png, which looks like a mask .* among pictures that do not"),
     ({"0.png": PNG, "0mask.png": MASK, "1.png": PNG, "1mask.png": MASK}, "holds 0mask.png, which looks like a mask"),
     (["img/0.jpg", "mask-anno/00000_hair.png"], "holds mask-anno/00000_hair.png, which looks like a mask"),
