@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ganseg import config, runs
+from ganseg import config, sources
 from ganseg.datasets import labels, loading
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -36,7 +36,7 @@ def build_cache(run):
     if cfg.reader == "creatures":
         return {"train": train, "fit": train, "test": test}
     paths = config.absolute_paths({"source": cfg.source, "split_list": cfg.split_list})
-    runs.remember(cfg.dataset, **{name: path for name, path in paths.items() if path})
+    sources.remember(cfg.dataset, **{name: path for name, path in paths.items() if path})
     return {"train": train, "fit": loading.load_pictures(cfg, "fit"), "test": test}
 
 

@@ -1,7 +1,6 @@
 """A run's folder: outputs/<dataset>/<run>/ with its config, metrics, checkpoints and samples."""
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ import psutil
 import torch
 from filelock import FileLock, Timeout
 
-from ganseg import config, distributed, files, records
+from ganseg import config, distributed, files, records, sources
 from ganseg.checkpoints import load_checkpoint, step_of
 from ganseg.errors import UserError
 from ganseg.files import outputs_root
@@ -27,25 +26,8 @@ _held = {}  # folder -> (lock, who took it last) of a run that this process writ
 
 
 def cache_folder(dataset):
-    """Where a data set's decoded pictures and the path of its source are kept."""
+    """Where a data set's decoded pictures are kept."""
     return outputs_root() / "cache" / dataset
-
-
-def remember(dataset, **paths):
-    """Keep where a data set lies (the config fields source and split_list), for runs that are not told."""
-    files.write_text(cache_folder(dataset) / "paths.json", json.dumps(paths))
-
-
-def remembered(dataset):
-    """The fields kept by remember, or {}. Raises UserError for a damaged file."""
-    path = cache_folder(dataset) / "paths.json"
-    if not path.exists():
-        return {}
-    paths = records.parse(path.read_text(encoding="utf-8", errors="replace"))
-    if not isinstance(paths, dict) or not paths.keys() <= {"source", "split_list"}:
-        raise UserError(f"{path}: is damaged; name the pictures again with ganseg prepare -p dataset {dataset} "
-                        "-p source PATH, or delete the file.")
-    return paths
 
 
 def open_run(dataset, name, needs=None, **overrides):
@@ -61,13 +43,14 @@ def open_run(dataset, name, needs=None, **overrides):
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{,199}", name):
         raise UserError(f"run: {name!r} is not allowed; use up to 200 letters, digits, '_', '-' and '.'.")
     folder = outputs_root() / dataset / name
-    overrides = config.absolute_paths({k: v for k, v in overrides.items() if v is not None})
+    overrides = {k: v for k, v in overrides.items() if v is not None}
+    overrides = config.absolute_paths(sources.named(dataset, overrides))
     _check_backbone(folder, overrides)
     if dataset == "tiny" and name in SHIPPED_RUNS:
         print(f"tiny/{name} is the creatures model that ships with ganseg; the parameter run names one of your own.")
         _adopt_shipped(folder)
     elif not (folder / "config.yaml").exists():
-        fresh = config.load(dataset, **{**remembered(dataset), **overrides})
+        fresh = config.load(dataset, **sources.located(dataset, overrides))
         if needs is None:
             return Run(folder, fresh)
         raise missing(folder, needs)

@@ -16,7 +16,7 @@ LAYERS = [
     ["errors"],
     ["config", "files", "settings", "signals"],
     ["checkpoints", "devices", "distributed", "figures", "generator", "metrics", "model", "part_names", "records",
-     "runs"],
+     "runs", "sources"],
     ["arguments", "datasets", "measuring", "training"],
     ["distill", "evaluate", "official", "prepare", "score", "segment", "train"],
     ["cli", "experiments", "viewer"],

@@ -13,7 +13,7 @@ from conftest import TINY
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ganseg import cli, config, evaluate, files, part_names, prepare, runs
+from ganseg import cli, config, evaluate, files, part_names, prepare, runs, sources
 from ganseg.datasets import cache
 from ganseg.datasets.base import Pictures
 from ganseg.datasets.loading import load_pictures
@@ -49,7 +49,7 @@ WRITERS = {
     "checkpoint": lambda run: run.save("gan", 1, {}),
     "metrics": lambda run: run.log("train", 1),
     "names of parts": lambda run: part_names.name_parts(run, ["a", "b", "c"]),
-    "where a data set lies": lambda run: runs.remember("folder", source="x"),
+    "where a data set lies": lambda run: sources.remember("folder", source="x"),
     "shipped model": lambda run: runs.open_run("tiny", "shipped", needs="gan"),
     "report": report.write_report,
     "picture": lambda run: pictures.save(SHEET, run.folder / "figures" / "a.png"),

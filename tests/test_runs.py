@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import LOGGED
 
-from ganseg import checkpoints, config, runs
+from ganseg import checkpoints, config, runs, sources
 from ganseg.errors import UserError
 from ganseg.model import loading
 
@@ -252,19 +252,57 @@ def test_a_setting_can_be_set_back_and_a_limit_of_time_is_of_one_command(tiny_ru
 def test_settings_are_checked_after_what_was_remembered_is_added(tmp_path, monkeypatch):
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
     assert runs.open_run("creatures", "x", discriminator_channels=[4]).cfg.discriminator_channels == [4] * 4
-    runs.remember("cub", source="/data/cub", split_list="/data/list.txt")
+    sources.remember("cub", source="/data/cub", split_list="/data/list.txt")
     assert runs.open_run("cub", "x").cfg.source == "/data/cub"
     moved = runs.open_run("cub", "x", source="/moved").cfg
     assert (moved.source, moved.split_list) == ("/moved", "/data/list.txt")
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", '{"source": 3}', '{"n_parts": 4}', "nonsense", ""])
-def test_damaged_remembered_paths_are_one_sentence(tmp_path, monkeypatch, content):
+@pytest.mark.parametrize("path", ["cub/sources.json", "cache/cub/paths.json"])
+def test_damaged_remembered_paths_are_one_sentence(tmp_path, monkeypatch, content, path):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(content)
+    with pytest.raises(UserError, match="s.json: is damaged; name the pictures again with ganseg prepare -p dataset c"):
+        runs.open_run("cub", "x")
+
+
+def test_what_older_code_remembered_counts(tmp_path, monkeypatch):
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
     (tmp_path / "cache" / "cub").mkdir(parents=True)
-    (tmp_path / "cache" / "cub" / "paths.json").write_text(content)
-    with pytest.raises(UserError, match="paths.json: is damaged|source: 3 is not allowed"):
-        runs.open_run("cub", "x")
+    (tmp_path / "cache" / "cub" / "paths.json").write_text('{"source": "/data/CUB.tgz", "split_list": "/list.txt"}')
+    cfg = runs.open_run("cub", "x").cfg
+    assert (cfg.source, cfg.split_list) == ("/data/CUB.tgz", "/list.txt")
+
+
+def test_own_collections_are_told_apart_by_their_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sources.remember("folder", source="/mine/flowers.zip")
+    assert runs.open_run("folder", "x").cfg.source == "/mine/flowers.zip" and not capsys.readouterr().out
+    sources.remember("folder", source="/mine/birds")
+    assert "-p source birds means /mine/birds from now on; known before: flowers." in capsys.readouterr().out
+    with pytest.raises(UserError, match="there are several collections, flowers, birds; say which with -p source NAME"):
+        runs.open_run("folder", "x")
+    assert runs.open_run("folder", "x", source="flowers").cfg.source == "/mine/flowers.zip"
+    assert runs.open_run("folder", "x", source="/else").cfg.source == "/else"
+    sources.remember("folder", source="/yours/birds")  # another one of that name
+    assert runs.open_run("folder", "x", source="yours/birds").cfg.source == "/yours/birds"
+    assert runs.open_run("folder", "x", source="birds").cfg.source == "/mine/birds"
+    (tmp_path / "birds").mkdir()  # what is there goes before a name
+    assert runs.open_run("folder", "x", source="birds").cfg.source == str(tmp_path / "birds")
+    capsys.readouterr()
+    sources.remember("folder", source="/mine/birds")
+    assert not capsys.readouterr().out
+
+
+def test_a_data_set_that_moved_is_announced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
+    for path in ("/a/CUB", "/a/CUB", "/b/CUB"):
+        sources.remember("cub", source=path)
+    assert capsys.readouterr().out == "cub: /b/CUB takes the place of /a/CUB.\n"
+    assert runs.open_run("cub", "x").cfg.source == "/b/CUB"
 
 
 PATHS = ["source", "split_list", "warm_start", "features_weights", "backbone_weights"]

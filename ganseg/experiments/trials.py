@@ -9,7 +9,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ganseg import config, devices, files, records, runs, settings
+from ganseg import config, devices, files, records, runs, settings, sources
 from ganseg.errors import UserError
 from ganseg.model import geometry, loading
 
@@ -99,7 +99,7 @@ def make_trials(sweep, dataset, prefix, seeds, **overrides):
         if field == "seed" or field in sweep.grid:
             instead = 'give -p seeds "[3]" for seed 3' if field == "seed" else "it is in the sweep's grid"
             raise UserError(f"{field}: cannot be given to all trials of a sweep; {instead}.")
-    shared = {**runs.remembered(dataset), **_said(sweep.base), **overrides}
+    shared = sources.located(dataset, {**_said(sweep.base), **sources.named(dataset, overrides)})
     own = config.load(dataset, **shared)
     made = []
     for values, seed in itertools.product(itertools.product(*sweep.grid.values()), seeds):
