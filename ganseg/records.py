@@ -11,6 +11,7 @@ LEAGUES = ("nothing", "ImageNet labels", "self-supervised features", "supervised
 OF_WEIGHTS = {"none": "nothing", "imagenet": "ImageNet labels", "released": "ImageNet labels"}  # others are not known
 # Notes of an evaluation: where masks come from that no segmenter of the run made, and how many pictures have none
 MASKS, WITHOUT = "masks", "test pictures without a mask"
+CLUSTERED = "features that are clustered"  # the network of a run that has no GAN
 OF_MASKS = ("n_parts", "source", "image_size", "crop")  # the settings that say something of such masks
 NUMBER = int | float
 TIMES = {"time_s": NUMBER, "steps_per_s": NUMBER, "left_s": NUMBER}

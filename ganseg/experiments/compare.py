@@ -12,6 +12,8 @@ import yaml
 from ganseg import config, records, runs
 from ganseg.datasets.loading import published_counts
 from ganseg.errors import UserError
+from ganseg.experiments.findings import COMPARED
+from ganseg.figures.report import BASELINES
 from ganseg.training import trained_on
 
 SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size", "crop", "lambda_con", "lambda_area",
@@ -19,6 +21,10 @@ SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size
 LESS_IS_BETTER = ("fid", "kid", "frechet", "collapse", "mask_entropy")
 MODEL = ("n_parts", "n_per", "heatmap", "architecture", "classes")  # what a published setting may name
 PROTOCOL = ("max_train_pictures", "max_test_pictures", "fit_pictures")
+# The metrics of a data set's contenders, in this order
+CONTESTED = ("foreground_iou", "nmi", "nmi_foreground", "ari_foreground", "part_miou", "landmark_error",
+             "landmark_error_with_bias", "keypoint_error_percent", "keypoint_error_box", "nmi_keypoints",
+             "nmi_keypoints_parts", "ari_keypoints_parts", "taichi_mae", "fid_50k")
 
 
 def all_runs(dataset=None, league=None):
@@ -217,3 +223,68 @@ def over_steps(run):
         for record in run.records(stage):
             rows.setdefault(record["step"], {}).update(_shares(record) or _numbers(record))
     return pd.DataFrame.from_dict(rows, orient="index").sort_index()
+
+
+def contenders(of_runs):
+    """What there is for each data set and source: the best run of each kind, controls, and published numbers.
+
+    The kinds are a GAN alone, a GAN with pretrained networks, clusters of a network's features or of colours, and masks
+    that somebody made. The best is that by the first metric of findings.COMPARED that it has.
+    Returns a DataFrame indexed by data set and kind, with run or system, league, picture size, and those of CONTESTED
+    that there are. Published numbers are of the data set in their own settings. Empty where no run was evaluated.
+    """
+    groups, tables = {}, {}
+    for run in of_runs:
+        groups.setdefault(" ".join(filter(None, (run.cfg.dataset, run.cfg.source))), []).append(run)
+    for name, members in groups.items():
+        rows = [*_best_of_each_kind(members), *_controls(members)]
+        if rows:
+            rows += _published_rows(members[0].cfg.dataset)
+            tables[name] = pd.DataFrame(rows).set_index("kind")
+    if not tables:
+        return pd.DataFrame()
+    table = pd.concat(tables, names=["data set", "kind"])
+    return table[[name for name in ("run or system", "league", "image_size", *CONTESTED) if name in table]]
+
+
+def _best_of_each_kind(of_runs):
+    best = {}
+    for run in of_runs:
+        record = next(reversed(run.records("evaluate")), {})
+        values = _numbers(record)
+        metric = next((name for name in COMPARED if name in values), None)
+        if metric:
+            rank, kind = values[metric] * (1 if COMPARED[metric] else -1), _kind(run, record.get("notes", {}))
+            best[kind] = max(best.get(kind, (rank, run, values)), (rank, run, values), key=lambda entry: entry[0])
+    return [{"kind": kind, "run or system": run.label, "league": _league(run), "image_size": run.cfg.image_size}
+            | values for kind, (_, run, values) in sorted(best.items())]
+
+
+def _kind(run, notes):
+    """What made the parts of a run."""
+    if records.MASKS in notes:
+        return "masks"
+    if network := notes.get(records.CLUSTERED):
+        return "clusters of colours" if network == "colors" else "clusters of features"
+    if run.cfg.architecture != "gan":
+        return "auto-encoder"
+    return "GAN" if _league(run) == "nothing" else "GAN with pretrained networks"
+
+
+def _controls(of_runs):
+    """A row for each of report.BASELINES that the newest run has."""
+    values = {name: value for run in of_runs for name, value in
+              _numbers(next(reversed(run.records("evaluate")), {})).items()}
+    return [{"kind": "control", "run or system": what, "league": "nothing", metric: values[control]}
+            for metric, control, what, _ in BASELINES if control in values]
+
+
+def _published_rows(dataset):
+    """A row for each published system and setting."""
+    rows, numbers = {}, load_published()
+    for line in numbers[numbers.dataset == dataset].itertuples():
+        setting = ", ".join(f"{name} {value}" for name, value in line.setting.items() if value is not None)
+        system = f"{line.system} ({setting})" if setting else line.system
+        row = rows.setdefault(system, {"kind": "published", "run or system": system, "league": line.league})
+        row[line.metric] = line.value
+    return list(rows.values())

@@ -66,7 +66,10 @@ def left_out(frame, metrics):
     run with the highest score comes to the best run's.
     """
     sets, rows = {}, {}
-    for name, runs in frame.groupby(frame.dataset + " " + frame.source.fillna("")):
+    if frame.empty:
+        return frame
+    source = frame["source"].fillna("") if "source" in frame else ""
+    for name, runs in frame.groupby(frame["dataset"] + " " + source):
         metric = next((metric for metric in metrics if metric in runs and runs[metric].notna().sum() >= 3), None)
         if metric:
             sets[name.strip()] = metric, runs.dropna(subset=[metric])
