@@ -18,7 +18,7 @@ from ganseg.errors import NotebookFailed, UserError
 
 # The checkpoint that a notebook needs of its run
 NEEDS = {"distill": "gan", "evaluate": "segmenter", "embeddings": "gan", "equivariance": "gan", "fidelity": "gan",
-         "samples": "segmenter", "inspector": "gan"}
+         "samples": "segmenter", "start": "segmenter", "inspector": "gan"}
 NEXT = {
     "prepare": "ganseg train -p dataset {dataset}",
     "train": "ganseg distill -p dataset {dataset} --run {run}",

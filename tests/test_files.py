@@ -13,7 +13,7 @@ from conftest import TINY
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ganseg import cli, config, evaluate, files, part_names, prepare, runs, sources
+from ganseg import cli, config, files, measuring, part_names, prepare, runs, sources
 from ganseg.datasets import cache
 from ganseg.datasets.base import Pictures
 from ganseg.datasets.loading import load_pictures
@@ -53,8 +53,8 @@ WRITERS = {
     "shipped model": lambda run: runs.open_run("tiny", "shipped", needs="gan"),
     "report": report.write_report,
     "picture": lambda run: pictures.save(SHEET, run.folder / "figures" / "a.png"),
-    "figures of an evaluation": lambda run: evaluate._save_figures(
-        run, Pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a.png"]), np.zeros((1, 8, 8), np.uint8), None),
+    "figures of an evaluation": lambda run: measuring.save_detections(
+        run, Pictures(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a.png"]), np.zeros((1, 8, 8), np.uint8)),
     "figure of prepare": lambda run: prepare.draw_annotations(run, dict.fromkeys(("train", "fit", "test"), Pictures(
         torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a.png"]))),
     "page": lambda run: pages.save_page(Figure(), run.folder / "figures" / "a"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ganseg import config, distill, evaluate, runs, train
+from ganseg import config, distill, evaluate, measuring, runs, train
 from ganseg.errors import UserError
 from ganseg.figures import pages, plots
 from ganseg.model import averaging
@@ -32,7 +32,7 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(averaging.recalibrate_batchnorm, "__defaults__", (2,))
     monkeypatch.setattr(train, "N_SAMPLES", 2)
     monkeypatch.setattr(evaluate, "N_SAMPLES", 2)
-    monkeypatch.setattr(evaluate, "N_DETECTIONS", 2)
+    monkeypatch.setattr(measuring, "N_DETECTIONS", 2)
 
 
 def execute(name, **parameters):

@@ -27,6 +27,7 @@ OWN = {
     "ablations": {"sweep", "sweeps_file", "seeds", "scheduler", "workers"},
     "choose": {"seeds", "scheduler", "workers", "consensus"},
     "compare": {"metric", "league", "cost", "first", "second", "agreement"},
+    "start": {"n_pictures"},
     "fidelity": {"n_generated", "weights", "inception_weights", "feature_network", "feature_size", "every_checkpoint"},
 }
 STEPS = ["-p", "max_steps", "4", "-p", "distill_steps", "4", "-p", "batch_size", "4"]
