@@ -38,6 +38,8 @@ def evaluate(run):
         mend = f"; distil anew with: {run.command('distill')}"
         if "members" in state:
             reason, mend = "several segmenters that vote have no generator of their own", ""
+        if "network" in state:
+            reason, mend = "clusters of features have no generator", ""
         print(f"Left out are {', '.join(OF_SAMPLES)}: {reason}{mend}", flush=True)
         values = {name: value for name, value in values.items() if name not in OF_SAMPLES}
         left_out |= dict.fromkeys(OF_SAMPLES, reason)
@@ -58,14 +60,17 @@ def evaluate(run):
 
 def _notes(cfg, state):
     """Facts about a segmenter, by name; state is its checkpoint."""
-    return {
-        "distillation steps": state["step"],
-        "generator weights": state.get("generator_weights", "released"),
-        "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
-        "features of the discriminator": cfg.features,
-        "league": records.league(cfg, state),
-        "seed": cfg.seed,
-    }
+    if "network" in state:
+        learned = {records.CLUSTERED: state["network"], "weights of the features": state["weights"],
+                   "training pictures that were clustered": state["clustered"]}
+    else:
+        learned = {
+            "distillation steps": state["step"],
+            "generator weights": state.get("generator_weights", "released"),
+            "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
+            "features of the discriminator": cfg.features,
+        }
+    return {**learned, "league": records.league(cfg, state), "seed": cfg.seed}
 
 
 def _samples(run, state, photos, device):

@@ -4,6 +4,7 @@ import json
 import os
 
 from ganseg import files
+from ganseg.errors import UserError
 
 # What a model may be taught with beside the photos; a league is one of these or several, as "A, B"
 LEAGUES = ("nothing", "ImageNet labels", "self-supervised features", "supervised foreground masks", "class labels",
@@ -62,6 +63,12 @@ def league(cfg, state=None):
                state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none"]
     said = {OF_WEIGHTS.get(name, "not known") for name in weights} | ({"not known"} if cfg.warm_start else set())
     return state.get("league") or joined(said)
+
+
+def check_league(league):
+    """Raise UserError where a league is none of LEAGUES, or several."""
+    if unknown := set((league or "nothing").split(", ")) - set(LEAGUES):
+        raise UserError(f"league: {unknown.pop()!r} is none; there are {', '.join(LEAGUES)}.")
 
 
 def joined(leagues):

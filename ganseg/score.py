@@ -45,8 +45,7 @@ def score(run, path, n_parts=None, resize=False, league="not known"):
     """
     if any(run.folder.glob("checkpoints/*")) or run.records("train"):
         raise UserError(f"run: {run.label} was trained; give the masks another name with --run.")
-    if unknown := set(league.split(", ")) - set(records.LEAGUES):
-        raise UserError(f"league: {unknown.pop()!r} is none; there are {', '.join(records.LEAGUES)}.")
+    records.check_league(league)
     test, fit = load_pictures(run.cfg, "test"), load_fit(run.cfg)
     with _open(path) as masks:
         mask_of, unused = _match(masks, run.cfg, test)

@@ -21,6 +21,7 @@ FEW = {  # what makes a notebook quick
     "equivariance": {"n_samples": 2, "offsets_px": [1], "angles_deg": [10], "moved_parts": 1},
     "fidelity": {"n_generated": 8, "feature_size": 32},
     "ablations": {"sweep": "n_per", "seeds": [0], "max_steps": 1},
+    "features": {"max_train_pictures": 8, "overrides": {"max_test_pictures": 4, "fit_pictures": 4}},
     "benchmark": {"n_steps": 1, "n_pictures": 2, "processes": [1]},
 }
 PAINTS_NOTHING = {"embeddings", "equivariance", "fidelity", "inspector"}  # these look at samples of a GAN
@@ -63,7 +64,7 @@ def made(name, **fields):
 
 def test_an_autoencoder_goes_through_every_notebook_that_has_a_use_for_it(quick):
     made("x", architecture="autoencoder_points")
-    for notebook in set(NOTEBOOKS) - PAINTS_NOTHING - {"ablations", "benchmark", "choose"}:
+    for notebook in set(NOTEBOOKS) - PAINTS_NOTHING - {"ablations", "benchmark", "choose", "features"}:
         execute(notebook, dataset="tiny", run="x")
     for notebook in PAINTS_NOTHING:
         with pytest.raises(UserError, match="auto-encoder, which paints no pictures of its own"):
@@ -90,6 +91,12 @@ def test_masks_in_one_split_or_none_are_enough_for_every_notebook(quick, tmp_pat
     for notebook in ("evaluate", "samples", "compare"):
         execute(notebook, dataset="folder", run="x")
     execute("prepare", dataset="folder", source=str(tmp_path / "photos"))
+
+
+def test_clusters_of_features_are_evaluated_and_compared_by_the_notebooks(quick):
+    execute("features", dataset="tiny", run="x")
+    for notebook in ("evaluate", "compare", "features"):
+        execute(notebook, dataset="tiny", run="x")
 
 
 def test_compare_sets_the_runs_of_all_data_sets_beside_each_other(quick):

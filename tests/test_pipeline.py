@@ -25,6 +25,7 @@ OWN = {
     "inspector": {"sample", "follow"},
     "samples": {"n_samples", "n_detections", "picture_seed"},
     "ablations": {"sweep", "sweeps_file", "seeds", "scheduler", "workers"},
+    "features": {"network", "weights", "league"},
     "choose": {"seeds", "scheduler", "workers", "consensus"},
     "compare": {"metric", "league", "cost", "first", "second", "agreement"},
     "start": {"n_pictures"},

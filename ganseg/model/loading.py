@@ -6,6 +6,7 @@ from ganseg import checkpoints, runs
 from ganseg.errors import UserError
 from ganseg.model import autoencoder, fast, sampling, segmenter
 from ganseg.model.averaging import recalibrate_batchnorm
+from ganseg.model.clusters import Clusters, load_backbone
 from ganseg.model.consensus import Consensus
 
 
@@ -100,6 +101,8 @@ def read_segmenter(run, name="segmenter", device="cpu", step=None):
     if "members" in state:
         members = [build_segmenter(cfg) for _ in range(state["members"])]
         network = Consensus(members, torch.zeros(len(members), cfg.n_parts + 1))
+    elif "network" in state:
+        network = Clusters(load_backbone(state["network"], pretrained=False), cfg.n_parts)
     else:
         network = build_segmenter(cfg)
     return checkpoints.load_weights(network, state.get("segmenter"), path).to(device).eval(), state

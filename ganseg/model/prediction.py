@@ -1,5 +1,6 @@
 """A segmenter's answers on square photos."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ def predict(network, images, boxes=None, batch_size=64, keep_labels=True):
     boxes        (N, 4) left, top, width, height: what of each square counts; None: all
     keep_labels  False saves memory where the labels of many photos are not needed
     """
-    device = next(network.parameters()).device
+    device = next(itertools.chain(network.parameters(), network.buffers())).device
     S = images.shape[-1]
     boxes = torch.tensor([[0, 0, S, S]]).expand(len(images), 4) if boxes is None else torch.as_tensor(boxes)
     batches = [_summary(network(to_float(batch.to(device))).softmax(dim=1), _inside(box.to(device), S), keep_labels)
