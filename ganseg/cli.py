@@ -1,4 +1,4 @@
-"""The command: `ganseg NOTEBOOK -p name value ... --run NAME`, `ganseg segment PHOTOS` and `ganseg score MASKS`."""
+"""The command: `ganseg NOTEBOOK -p name value ... --run NAME`, `ganseg segment`, `ganseg name` and `ganseg score`."""
 
 import argparse
 import contextlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from ganseg import arguments, config, files, signals
+from ganseg import arguments, config, files, part_names, signals
 from ganseg.arguments import DEFAULTS
 from ganseg.errors import NotebookFailed, UserError
 
@@ -32,7 +32,7 @@ OF_MANY_RUNS = {"compare"}  # its data set may be `all`, and its run is only a f
 def main(argv=None):
     """Entry point of the command `ganseg`."""
     argv = sys.argv[1:] if argv is None else argv
-    own = {"segment": _segment, "score": _score}.get(next(iter(argv), None))
+    own = OWN.get(next(iter(argv), None))
     arguments.exit_on_user_error(own or _notebook, argv[1:] if own else argv)
 
 
@@ -47,12 +47,13 @@ def _notebook(argv):
         print(f"ganseg {metadata.version('ganseg')}")
     elif args.notebook is None:
         parser.usage = f"ganseg NOTEBOOK {USAGE}\n       ganseg NOTEBOOK --help\n       ganseg segment --help"
-        parser.usage += "\n       ganseg score --help"
+        parser.usage += "\n       ganseg name --help\n       ganseg score --help"
         parser.epilog = "\n".join(["notebooks:", *(f"  {name:13} {_title(path)}" for name, path in sources.items())])
         parser.print_help()
     elif args.notebook not in sources:
-        nearest, known = config.nearest(args.notebook, [*sources, "segment", "score"]), ", ".join(sources)
-        raise UserError(f"{args.notebook}: there is no such notebook{nearest}; known are {known}, segment, score.")
+        known = [*sources, *OWN]
+        nearest = config.nearest(args.notebook, known)
+        raise UserError(f"{args.notebook}: there is no such notebook{nearest}; known are {', '.join(known)}.")
     else:
         _run_or_explain(args, sources[args.notebook], parser)
 
@@ -162,12 +163,34 @@ def _segment(argv):
     parser.add_argument("photos", nargs="+", help="a folder, a zip or files")
     parser.add_argument("--run", required=True, help="DATASET/RUN, or a run's folder")
     parser.add_argument("--out", required=True, help="folder for masks, overlays and parts.csv")
+    parser.add_argument("--format", nargs="+", action="extend", default=[], metavar="FORMAT",
+                        help="for other tools too: coco, yolo, voc, labelstudio")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     args = parser.parse_args(argv)
 
     from ganseg import segment  # imports PyTorch, for which --help need not wait
 
-    segment.segment_photos(args.photos, args.run, args.out, device=args.device)
+    segment.segment_photos(args.photos, args.run, args.out, device=args.device, formats=args.format)
+
+
+def _name(argv):
+    parser = argparse.ArgumentParser(
+        prog="ganseg name", description="Names a run's parts: ganseg name --run folder/first 1 head 2 body. It prints "
+                                        "what they are taken for; merge, hidden and color are set in the file named.")
+    parser.add_argument("names", nargs="*", metavar="NUMBER NAME", help='a part and its name; "" takes a name back')
+    parser.add_argument("--run", required=True, help="DATASET/RUN, or a run's folder")
+    args = parser.parse_args(argv)
+
+    from ganseg import runs  # imports PyTorch, for which --help need not wait
+
+    run, numbers = runs.find(args.run), args.names[::2]
+    wrong = [k for i, k in enumerate(numbers) if not k.isdecimal() or k in numbers[:i]]
+    if wrong or len(args.names) % 2:
+        raise UserError(f"names: {' '.join(args.names)!r} is not allowed; write each part's number once and its name "
+                        "after it, as in: 1 head 2 'left wing'.")
+    named = {int(k): {"name": name} for k, name in zip(numbers, args.names[1::2], strict=True)}
+    labels = part_names.change_parts(run, named).labels
+    print(f"{run.folder / 'parts.yaml'}: {', '.join(labels)}")
 
 
 def _score(argv):
@@ -184,3 +207,6 @@ def _score(argv):
 
     score.print_score(arguments.open_run(DEFAULTS | values, None), args.masks, values.get("n_parts"), args.resize,
                       args.league)
+
+
+OWN = {"segment": _segment, "name": _name, "score": _score}  # commands that run no notebook

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ganseg import arguments, checkpoints, devices, files, measuring, records
+from ganseg import arguments, checkpoints, devices, files, measuring, part_names, records
 from ganseg.datasets.loading import load_fit, load_pictures, spread_rows
 from ganseg.errors import UserError
 from ganseg.figures import pictures, report
@@ -48,7 +48,8 @@ def evaluate(run):
     with files.writing(run.folder / "figures"):
         (run.folder / "figures" / "samples.png").unlink(missing_ok=True)  # it may be of another generator
     if generated is not None:
-        pictures.save(pictures.samples_sheet(generated), run.folder / "figures" / "samples.png")
+        sheet = pictures.samples_sheet(generated, parts=part_names.read_parts(run))
+        pictures.save(sheet, run.folder / "figures" / "samples.png")
     measuring.save_detections(run, test, labels)
     if run.newest("control"):
         C, control = loading.read_segmenter(run, "control", device)

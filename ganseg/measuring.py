@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ganseg import metrics
+from ganseg import metrics, part_names
 from ganseg.datasets.labels import say_doubts
 from ganseg.figures import pictures, report
 
@@ -55,10 +55,10 @@ def notes_on(cfg, test, fit, labels):
 
 def save_detections(run, test, labels):
     """Draw figures/detections.png: test pictures with their parts (N, S, S) and, where known, the truth."""
-    K = run.cfg.n_parts
+    parts = part_names.read_parts(run)
     chosen = torch.linspace(0, len(test) - 1, min(N_DETECTIONS, len(test))).round().long()
     photos = pictures.to_uint8(test.images[chosen])
-    columns = [photos, pictures.overlay(photos, labels[chosen], K)]
+    columns = [photos, pictures.overlay(photos, parts.apply(labels[chosen]), parts.colors)]
     if test.labels is not None and (test.labels > 0).any():
         truth = test.labels[chosen].numpy()
         columns.append(pictures.overlay(photos, truth, int(test.labels.max()), strength=0.9))

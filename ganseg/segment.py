@@ -1,6 +1,7 @@
 """Parts of anybody's photos, with a run's segmenter: `segment.load("lfw/k8").segment("photo.jpg")`."""
 
 import contextlib
+import functools
 import itertools
 import os
 import time
@@ -13,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ganseg import devices, files, runs
+from ganseg import devices, files, part_names, runs
 from ganseg.datasets import decode
 from ganseg.datasets.source import list_pictures, printable
 from ganseg.errors import UserError
-from ganseg.figures import pictures, report, tables
+from ganseg.figures import exports, pictures, report, tables
 from ganseg.model import loading
 from ganseg.model.geometry import to_float
 
 BAND_PX = 2**20  # photos are labelled in bands of rows: the logits of 50 megapixels would take gigabytes
 ENDS = ("_parts.png", "_overlay.jpg")  # of the files made of a photo
-COLUMNS = ["photo", "mask", "part", "area_px", "area_share", "centroid_x_px", "centroid_y_px", "confidence"]
+COLUMNS = ["photo", "mask", "part", "name", "area_px", "area_share", "centroid_x_px", "centroid_y_px", "confidence"]
 
 
 def load(run, device="auto"):
@@ -41,6 +42,11 @@ class PhotoSegmenter:
 
     def __init__(self, cfg, network, device, run=None):
         self.cfg, self.device, self.network, self.run = cfg, device, network, run
+
+    @property
+    def parts(self):
+        """What its parts are taken for, see part_names: `model.parts.apply(model.segment(photo))`."""
+        return part_names.read_parts(self.run) if self.run else part_names.make_parts({}, self.cfg.n_parts)
 
     def segment(self, photo):
         """The parts of one photo.
@@ -67,13 +73,15 @@ class PhotoSegmenter:
         images = torch.tensor(squares, device=self.device).permute(0, 3, 1, 2)
         return self.network(to_float(images)).float().cpu()
 
-    def confidence(self, logits, size):
+    def confidence(self, logits, size, parts=None):
         """How sure the segmenter is of each part of a photo, as of labels: (K,), NaN where the part is absent.
 
-        The mean of the part's probability over the pixels of the square whose most probable label it is.
+        The mean of the largest probability over the pixels of the square where that is the part's, or of a part that
+        `parts`, of part_names, makes it.
         """
         x, y, across, down = decode.photo_box(size, self.cfg.image_size, self.cfg.crop)
         largest, labels = logits[:, y : y + down, x : x + across].softmax(dim=0).max(dim=0)
+        labels = labels if parts is None else torch.from_numpy(parts.apply(labels))
         return np.array([largest[labels == k].mean().item() for k in range(1, self.cfg.n_parts + 1)])
 
     def labels(self, logits, size):
@@ -88,7 +96,7 @@ class PhotoSegmenter:
         return labels
 
 
-def segment_photos(paths, run, out, device="auto", batch_size=16):
+def segment_photos(paths, run, out, device="auto", batch_size=16, formats=()):
     """Segment many photos into a folder; the command `ganseg segment PHOTOS --run R --out DIR`.
 
     paths       a folder, zip or photo, or a list of them; run and device as for load, or run is a PhotoSegmenter
@@ -99,42 +107,45 @@ def segment_photos(paths, run, out, device="auto", batch_size=16):
                 where that is taken too, with a number. In the table a name that begins like a formula of a
                 spreadsheet, as "=a.jpg", has a ' in front.
     batch_size  squares at a time; of the photos themselves one at a time is in memory
-    Returns [(name, reason)] of the photos that cannot be read. Raises UserError when none can, and at the end, with
-    all others and parts.csv written, where the files of a photo cannot be.
+    formats     names of exports.FORMATS: further folders in out, for other tools
+    Parts are taken for what parts.yaml of the run says. Returns [(name, reason)] of the photos that cannot be read.
+    Raises UserError when none can, and at the end, with the others and parts.csv written, where files of one cannot be.
     """
     model = run if isinstance(run, PhotoSegmenter) else load(run, device)
     paths = [Path(os.path.expanduser(p)) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     out = Path(os.path.expanduser(out))
-    listing, skipped, unwritten, rows = _list_photos(paths, out), [], [], []
-    stems = _output_names([name for name, _ in listing])
+    listing, skipped, unwritten, rows, parts = _list_photos(paths, out), [], [], [], model.parts
+    stems = _output_names(names := [name for name, _ in listing])
     _keep_inputs(paths, out, stems)
     with files.writing(out):
         out.mkdir(parents=True, exist_ok=True)
     start = printed = time.monotonic()
-    for i, photo, labels, confidence in _segment_all(model, listing, batch_size, skipped):
-        name, mask = listing[i][0], stems[i] + ENDS[0]
-        if reason := _save_parts(photo, labels, model.cfg.n_parts, out / stems[i]):
-            unwritten.append((name, reason))
-            if reason in files.FULL.values():
-                break
-            continue
-        rows += [[name, mask, *row] for row in _rows(labels, confidence)]
-        if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
-            printed = time.monotonic()
-            print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
-    if len(skipped) == len(listing):
-        raise UserError("photos: none of {:,} can be read; {}: {}.".format(len(listing), *skipped[0]))
-    n_done = len(rows) // model.cfg.n_parts
-    print(f"segmented {n_done:,} photos in {time.monotonic() - start:.0f} s: see {out}")
-    _finish(model.run, out, rows, skipped, unwritten, f"{n_done:,} of {len(listing):,} photos")
+    whose = model.run.label if model.run else "ganseg"
+    with exports.exporting(out, formats, list(zip(names, stems, strict=True)), parts, whose) as export:
+        for i, photo, labels, confidence in _segment_all(model, listing, batch_size, skipped, parts):
+            reason = _save_parts(photo, labels, parts, out / stems[i], functools.partial(export, i, labels))
+            if reason:
+                unwritten.append((names[i], reason))
+                if reason in files.FULL.values():
+                    break
+                continue
+            rows += [[names[i], stems[i] + ENDS[0], *row] for row in _rows(labels, confidence, parts)]
+            if time.monotonic() - printed > decode.PROGRESS_EVERY_S:
+                printed = time.monotonic()
+                print(f"{i + 1:,} of {len(listing):,} photos in {printed - start:.0f} s", flush=True)
+        done = f"{len(rows) // len(parts.numbers):,} of {len(listing):,} photos"
+        _finish(model.run, out, rows, skipped, unwritten, done, formats, time.monotonic() - start)
     return skipped
 
 
-def _finish(run, out, rows, skipped, unwritten, done):
+def _finish(run, out, rows, skipped, unwritten, done, formats, time_s):
     """Say how far the run can be trusted and what is left out, and write the table of the others.
 
     Raises UserError where a photo's files are not written.
     """
+    if not rows and not unwritten:
+        raise UserError("photos: none of {:,} can be read; {}: {}.".format(len(skipped), *skipped[0]))
+    print(f"segmented {done} in {time_s:.0f} s: see {out}")
     for sentence in report.without_labels(run) if run else []:
         print(f"{run.label}: {sentence}")
     for what, left_out in (("read", skipped), ("written", unwritten)):
@@ -143,13 +154,14 @@ def _finish(run, out, rows, skipped, unwritten, done):
     tables.save_csv(pd.DataFrame(rows, columns=COLUMNS), out / "parts.csv", index=False)
     if unwritten:
         name, reason = unwritten[0]
-        raise UserError(f"out: {out} holds the parts of {done} only, for those of {name} cannot be written: {reason}.")
+        done += " only, and no export" if formats else " only"
+        raise UserError(f"out: {out} holds the parts of {done}, for those of {name} cannot be written: {reason}.")
 
 
-def _rows(labels, confidence):
-    """The rows of measure_parts with the confidence, "" where the part is absent."""
-    measured = measure_parts(labels, len(confidence))
-    return [[*row, "" if c != c else f"{c:.4f}"] for row, c in zip(measured, confidence, strict=True)]
+def _rows(labels, confidence, parts):
+    """The rows of measure_parts that are left, with their names and the confidence, "" where the part is absent."""
+    rows = zip(measure_parts(labels, len(confidence)), parts.names, confidence, strict=True)
+    return [[k, name, *row, "" if c != c else f"{c:.4f}"] for (k, *row), name, c in rows if k in parts.numbers]
 
 
 def measure_parts(labels, n_parts):
@@ -219,7 +231,7 @@ def _folded(name):
     return unicodedata.normalize("NFC", name.casefold())
 
 
-def _segment_all(model, listing, batch_size, skipped):
+def _segment_all(model, listing, batch_size, skipped, parts):
     """Yield (position, photo, labels, confidence) of the photos that can be read. The others go to `skipped`."""
     for start in range(0, len(listing), batch_size):
         batch = range(start, min(start + batch_size, len(listing)))
@@ -230,7 +242,8 @@ def _segment_all(model, listing, batch_size, skipped):
             for i, logits in zip(squares, model.logits(np.stack(list(squares.values()))), strict=True):
                 photo = _read(listing[i], decode.open_upright, skipped)
                 if photo is not None:
-                    yield i, photo, model.labels(logits, photo.size), model.confidence(logits, photo.size)
+                    labels = parts.apply(model.labels(logits, photo.size))
+                    yield i, photo, labels, model.confidence(logits, photo.size, parts)
 
 
 def _read(file, reader, skipped):
@@ -242,15 +255,17 @@ def _read(file, reader, skipped):
         skipped.append((name, files.one_line(error)))
 
 
-def _save_parts(photo, labels, n_parts, stem):
-    """Write the two files of a photo, or none; why they cannot be written, or None."""
-    parts = pictures.indexed(labels, n_parts)
-    painted = Image.blend(photo, parts.convert("RGB"), 0.6)  # in less memory than by numpy
+def _save_parts(photo, labels, parts, stem, export):
+    """Write the two files of a photo and its exports, or none; why they cannot be written, or None."""
+    colored = pictures.indexed(labels, parts.colors)
+    painted = Image.blend(photo, colored.convert("RGB"), 0.6)  # in less memory than by numpy
     mask, overlay = (f"{stem}{end}" for end in ENDS)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        parts.save(mask)
-        Image.composite(painted, photo, Image.fromarray(labels > 0)).save(overlay, quality=90)
+        colored.save(mask)
+        painted = Image.composite(painted, photo, Image.fromarray(labels > 0))
+        pictures.outlined(painted, labels).save(overlay, quality=90)
+        export()
     except OSError as error:
         for path in (mask, overlay):
             with contextlib.suppress(OSError):

@@ -240,7 +240,7 @@ def test_one_result_that_cannot_be_written_costs_no_other_and_is_named(run, tmp_
                                  "be written: a folder is where the file should be.")
     said = capsys.readouterr().out
     assert "left out, cannot be written: b.png: a folder is where the file should be" in said
-    assert f"left out, cannot be written: {long}: its name is too long" in said and "segmented 2 photos" in said
+    assert f"left out, cannot be written: {long}: its name is too long" in said and "segmented 2 of 5 photos" in said
     assert [row["photo"] for row in rows_of(out)] == ["c.png"] * 3 + ["z.png"] * 3
     assert {path.name for path in out.iterdir()} == {"a_parts.png", "b_overlay.jpg", "c_parts.png", "c_overlay.jpg",
                                                      "z_parts.png", "z_overlay.jpg", "parts.csv"}

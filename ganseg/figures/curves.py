@@ -15,17 +15,18 @@ def stage_curves(run, stage):
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second, and training needs no figures
 
     records, shares = run.records(stage), run.records(f"{stage}_samples")
-    canvas = FigureCanvasAgg(training_figure(records, shares, part_names.part_labels(run)))
+    parts = part_names.read_parts(run)
+    canvas = FigureCanvasAgg(training_figure(records, shares, parts.labels, parts.colors))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def training_figure(records, shares, part_labels):
+def training_figure(records, shares, part_labels, colors=None):
     """Losses, penalties, accuracies, then the parts' shares of the foreground over the steps: a matplotlib Figure.
 
     records      dicts {step, name: value} of a stage, oldest first; a name may be missing from some
     shares       dicts {step, background_share, part_1_share, ..., part_K_share} of its samples
-    part_labels  K texts, as of part_names.part_labels
+    part_labels  K texts, and colors (K, 3) uint8 or None, as of part_names.Parts
     """
     import matplotlib  # takes a second, and training needs no figures
     from matplotlib.figure import Figure
@@ -52,18 +53,19 @@ def training_figure(records, shares, part_labels):
             axes[name].plot(x, y, color=COLOR, marker=marker)
             axes[name].set_title(name.replace("_", " "))
         if shares:
-            _draw_shares(axes["shares"], shares, part_labels)
+            _draw_shares(axes["shares"], shares, part_labels, colors)
     return figure
 
 
-def _draw_shares(axes, shares, part_labels):
+def _draw_shares(axes, shares, part_labels, colors):
     """Each part's share of the foreground, stacked in the parts' colours."""
     steps = [line["step"] for line in shares]
     bands = np.array([[line[f"part_{k}_share"] for line in shares] for k in range(1, len(part_labels) + 1)])
     bands = bands / np.maximum(bands.sum(axis=0), 1e-6)
     if len(steps) == 1:  # a band needs two ends
         steps, bands = [0, *steps], bands.repeat(2, axis=1)
-    axes.stackplot(steps, bands, colors=pictures.part_colors(len(part_labels)) / 255, labels=part_labels)
+    colors = pictures.part_colors(len(part_labels) if colors is None else colors) / 255
+    axes.stackplot(steps, bands, colors=colors, labels=part_labels)
     axes.set(title="share of the foreground", xlabel="step", xlim=(steps[0], steps[-1]), ylim=(0, 1))
     place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "fontsize": 7, "frameon": False}
     legend = axes.legend(reverse=True, **place)

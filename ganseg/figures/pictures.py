@@ -1,26 +1,14 @@
 """Arrays that people look at: part colours, overlays, points and grids, as uint8 (H, W, 3)."""
 
-import colorsys
 import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageDraw
-from scipy.ndimage import binary_erosion
+from PIL import Image, ImageDraw
+from scipy.ndimage import binary_erosion, maximum_filter, minimum_filter
 
 from ganseg import files
-
-# Okabe and Ito's colours, distinct for colour-blind readers, without black.
-FIRST = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#555555"]
-
-
-def part_colors(n_parts):
-    """One colour per part: (K, 3) uint8, none twice."""
-    colors = [ImageColor.getrgb(color) for color in FIRST]
-    for i in range(n_parts - len(FIRST)):  # further hues by the golden angle, in three lightnesses
-        rgb = colorsys.hls_to_rgb((0.11 + 0.381966 * i) % 1, (0.35, 0.6, 0.8)[i % 3], 0.75)
-        colors.append(tuple(round(255 * c) for c in rgb))
-    return np.array(colors[:n_parts], dtype=np.uint8)
+from ganseg.figures.colors import part_colors
 
 
 def to_uint8(images):
@@ -38,6 +26,18 @@ def overlay(pictures, labels, n_parts, strength=0.6):
     return np.where((labels > 0)[..., None], painted, pictures).astype(np.uint8)
 
 
+def outlined(photo, labels):
+    """A PIL photo with the edges of its parts, labels (H, W) uint8: white, and black on the background's side.
+
+    A fill of the photo's own colour shows nothing, and a line of two colours is seen on any.
+    """
+    size = 1 + 2 * max(1, round((labels.size**0.5) / 700))  # about a pixel on a screen
+    edge = maximum_filter(labels, size) != minimum_filter(labels, size)
+    photo.paste("white", mask=Image.fromarray(edge & (labels > 0)))
+    photo.paste("black", mask=Image.fromarray(edge & (labels == 0)))
+    return photo
+
+
 def indexed(labels, n_parts):
     """Labels (H, W) uint8 as a PIL image with a palette: pixel value = part, 0 background."""
     image = Image.fromarray(labels)
@@ -51,9 +51,9 @@ def enlarge(pictures, smallest=96):
     return pictures.repeat(f, axis=1).repeat(f, axis=2)
 
 
-def draw_points(pictures, points, radius=2):
+def draw_points(pictures, points, radius=2, colors=None):
     """Dots on enlarged pictures, coloured by part: points (N, K, n, 2) in [-1, 1] -> (N, H, W, 3)."""
-    drawn, colors = [], part_colors(points.shape[1]).tolist()
+    drawn, colors = [], part_colors(points.shape[1] if colors is None else colors).tolist()
     for picture, parts in zip(pictures, np.asarray(points), strict=True):
         image = Image.fromarray(picture)
         draw = ImageDraw.Draw(image)
@@ -65,11 +65,12 @@ def draw_points(pictures, points, radius=2):
     return np.stack(drawn)
 
 
-def number_parts(picture, centers, there=None):
+def number_parts(picture, centers, there=None, colors=None):
     """Discs with the parts' numbers: picture (H, W, 3), centers (K, 2) in [-1, 1], there (K,) bool or None for all."""
+    colors = part_colors(len(centers) if colors is None else colors).tolist()
     image = Image.fromarray(picture)
     draw, radius = ImageDraw.Draw(image), max(7, image.width // 32)
-    for k, (color, (x, y)) in enumerate(zip(part_colors(len(centers)).tolist(), np.asarray(centers), strict=True)):
+    for k, (color, (x, y)) in enumerate(zip(colors, np.asarray(centers), strict=True)):
         if there is None or there[k]:
             x, y = ((v + 1) / 2 * (image.width - 1) for v in (x, y))
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(color), outline="black")
@@ -92,12 +93,16 @@ def pairs(left, right):
     return np.concatenate([left, right], axis=2)
 
 
-def samples_sheet(generated, n_columns=10):
-    """A grid of generated pictures, each beside itself with points and part masks drawn on."""
+def samples_sheet(generated, n_columns=10, parts=None):
+    """A grid of generated pictures, each beside itself with points and part masks drawn on, as part_names' Parts say.
+    """
     images = to_uint8(generated.image)
     labels = generated.masks.argmax(dim=1).cpu().numpy()
-    K = generated.masks.shape[1] - 1
-    masked = draw_points(enlarge(overlay(images, labels, K)), generated.points.detach().cpu().numpy())
+    colors = part_colors(generated.masks.shape[1] - 1)
+    if parts:
+        labels, colors = parts.apply(labels), parts.colors
+    points = generated.points.detach().cpu().numpy()
+    masked = draw_points(enlarge(overlay(images, labels, colors)), points, colors=colors)
     return grid(pairs(enlarge(images), masked), n_columns)
 
 

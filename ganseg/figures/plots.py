@@ -12,6 +12,7 @@ from IPython.display import Image
 from PIL import ImageDraw, ImageFont
 
 from ganseg.figures import pictures, static
+from ganseg.figures.colors import FIRST
 
 ROW_PX, TITLE_PX = 200, 16  # heights of a row of small plots and of a picture's title, at least
 CURVE, GREY, BACKGROUND = "#0072B2", "#888888", "#DDDDDD"
@@ -115,7 +116,7 @@ def equivariance(records, title):
             for r in records if r["experiment"] == "all points" for kind in ("masks", "foreground")
             for against, key in (("moved alike", ""), ("left there", "_still"))]
     return _small_plots(rows, title, 2, x="offset in pixels", y="PSNR in dB", color="variant", line_dash="against",
-                        line_dash_sequence=["solid", "dash"], color_discrete_sequence=pictures.FIRST[4:],
+                        line_dash_sequence=["solid", "dash"], color_discrete_sequence=FIRST[4:],
                         row_px=300).update_yaxes(matches="y")
 
 

@@ -4,7 +4,7 @@ import base64
 import textwrap
 from html import escape
 
-from ganseg import files, metrics, records
+from ganseg import files, metrics, part_names, records
 from ganseg.figures import captions, curves, pictures
 
 CONTROL = "untrained_"  # prefix of the control's metrics
@@ -59,7 +59,7 @@ def write_report(run):
         "Metrics": _metrics(record),
         "Metrics left out": _list(_left_out(record)),
         "Generated samples": _picture(run, "samples", SAMPLES),
-        "Detections": _picture(run, "detections", DETECTIONS),
+        "Detections": _picture(run, "detections", DETECTIONS, _legend(run)),
         "Training": _curves(run),
         "The pictures": _picture(run, "prepare", PICTURES),
     }
@@ -109,8 +109,9 @@ def without_labels(run):
         if name in record:
             good = -record[name] if name == "certainty_gap" else record[name]
             said.append(f"{words[0 if good >= high else 1 if good >= low else 2]}: {why.format(record[name])}.")
-    shown = record.get("notes", {}).get(SHOWN, [])
-    rare = [f"part {k} in {share:.0%}" for k, share in enumerate(shown, start=1) if share < RARE]
+    shown, parts = record.get("notes", {}).get(SHOWN, []), part_names.read_parts(run)
+    alone = [k for k in parts.numbers if (parts.lookup == k).sum() == 1]  # of merged parts it is not known
+    rare = [f"{parts.labels[k - 1]} in {share:.0%}" for k, share in enumerate(shown, 1) if share < RARE and k in alone]
     return said + ([f"Some parts are rare, {', '.join(rare)} of the photos."] if rare else [])
 
 
@@ -172,9 +173,17 @@ def _list(texts, style=""):
     return f"<ul{style}>{items}</ul>" if items else ""
 
 
-def _picture(run, name, sentence):
+def _picture(run, name, sentence, below=""):
     path = run.folder / "figures" / f"{name}.png"
-    return f"<p>{escape(sentence)}</p>{embedded(path.read_bytes(), name)}" if path.exists() else ""
+    return f"<p>{escape(sentence)}</p>{embedded(path.read_bytes(), name)}{below}" if path.exists() else ""
+
+
+def _legend(run):
+    """The parts that are left with their colours."""
+    parts = part_names.read_parts(run)
+    said = ["<span style=\"color:rgb({},{},{})\">&#9632;</span>&nbsp;{}".format(
+        *parts.colors[k - 1], escape(parts.labels[k - 1])) for k in parts.numbers]
+    return f"<p>{', '.join(said)}</p>"
 
 
 def _curves(run):

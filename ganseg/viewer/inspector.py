@@ -39,7 +39,7 @@ def open_inspector(run, seed=0):
     """The Inspector of a run (a Run, or its name as for runs.find) with the generator its segmenter learned from."""
     run = run if isinstance(run, runs.Run) else runs.find(str(run))
     G = loading.load_generator(run, run.cfg.distill_generator, devices.choose_device(run.cfg.device))
-    return Inspector(G, seed, run.label, run.folder, part_names.part_names(run))
+    return Inspector(G, seed, run.label, run.folder, part_names.read_parts(run))
 
 
 class Inspector:
@@ -50,9 +50,9 @@ class Inspector:
     cannot be made raises UserError.
     """
 
-    def __init__(self, G, seed=0, label="", folder=None, names=None):
+    def __init__(self, G, seed=0, label="", folder=None, taken_for=None):
         self.G, self.cfg, self.label, self.folder = G.eval(), G.cfg, label, folder
-        self.names = names or [f"part {k}" for k in self.parts]
+        self.taken_for = taken_for or part_names.make_parts({}, G.cfg.n_parts)  # for names and colours
         self.seed, self._past, self._gesture, self._painted = seed, [], None, (None, None)
         self.scene = self.sample(seed)
 
@@ -153,13 +153,13 @@ class Inspector:
                  heatmaps    the colour of the strongest heatmap, fading into grey
                  foreground  the picture where the shown parts are, grey elsewhere, mixed by the soft masks
                  background  what the model paints with no part anywhere: mask channel 0 set to 1
-        parts    which parts are shown, from 1; None: all
+        parts    which parts are shown, from 1; None: all that are not hidden
         opacity  of masks and heatmaps over the picture
         Until the picture is there, masks and heatmaps stand alone, and masks stand in for the other layers.
         """
         painted = self._painted[1] if self._painted[0] is self.scene else self.paint()
-        shown = np.isin(self.parts, self.parts if parts is None else parts)[:, None, None]
-        masks, colors = painted.masks[1:] * shown, pictures.part_colors(self.cfg.n_parts).astype(np.float32)
+        shown = np.isin(self.parts, self.seen if parts is None else parts)[:, None, None]
+        masks, colors = painted.masks[1:] * shown, self.taken_for.colors.astype(np.float32)
         if name == "heatmaps":
             heat = painted.heatmaps * shown
             strongest, weight = heat.argmax(axis=0), heat.max(axis=0)[..., None]
@@ -180,19 +180,25 @@ class Inspector:
         return list(range(1, self.cfg.n_parts + 1))
 
     @property
+    def seen(self):
+        """The parts that are not hidden."""
+        return [k for k in self.parts if self.taken_for.lookup[k]]
+
+    @property
     def labels(self):
-        """The part of each pixel: (H, W) uint8, 0 background."""
-        return self.paint(only_masks=True).masks.argmax(axis=0).astype(np.uint8)
+        """What the part of each pixel is taken for: (H, W) uint8, 0 background."""
+        return self.taken_for.apply(self.paint(only_masks=True).masks.argmax(axis=0).astype(np.uint8))
 
     def sheet(self, layers=LAYERS[:4], parts=None, smallest=PAGE_PX, points=True):
         """Layers side by side, enlarged, each with the parts' numbers and, if wanted, points: (H', W', 3) uint8."""
-        there, sides = np.isin(self.parts, self.parts if parts is None else parts), []
+        there, sides = np.isin(self.parts, self.seen if parts is None else parts), []
         shown = np.where(there[:, None, None], self.scene.points.numpy(), np.nan)[None]
         for name in layers:
             side = pictures.enlarge(self.layer(name, parts)[None], smallest)
             if name in LAYERS[:3]:
-                side = pictures.draw_points(side, shown, max(2, side.shape[2] // 80)) if points else side
-                side = pictures.number_parts(side[0], self.scene.centers.numpy(), there)[None]
+                colors = self.taken_for.colors
+                side = pictures.draw_points(side, shown, max(2, side.shape[2] // 80), colors) if points else side
+                side = pictures.number_parts(side[0], self.scene.centers.numpy(), there, colors)[None]
             sides.append(side)
         return pictures.grid(np.concatenate(sides), len(sides), gap=4)
 
@@ -236,7 +242,7 @@ class Inspector:
 
     def save_gif(self, path, seed, n_frames=16, frame_ms=80):
         """Write the way from the picture as it is to another sample and back, picture and masks side by side."""
-        way, end, frames = Inspector(self.G, self.seed), self.sample(seed), []
+        way, end, frames = Inspector(self.G, self.seed, taken_for=self.taken_for), self.sample(seed), []
         for t in np.linspace(0, 1, n_frames).tolist():
             way.scene = _between(self.scene, end, t)
             way.paint()

@@ -50,8 +50,7 @@ class _GeneratedInspector(Panel):
     def __init__(self, inspector):
         super().__init__()
         self.inspector, self._gesture, self._pending = inspector, 0, None
-        colors = ["#{:02x}{:02x}{:02x}".format(*c) for c in pictures.part_colors(inspector.cfg.n_parts).tolist()]
-        self.drag = _DragPoints(colors=colors)
+        self.drag = _DragPoints()
         self.sheet = ipywidgets.Image(format="png")
         self.sample = _number("sample", inspector.seed)
         self.other = _number("other sample", inspector.seed + 1)
@@ -66,27 +65,32 @@ class _GeneratedInspector(Panel):
         self.way = _slider("interpolate", 0, 0, 1, 0.02)
         self.layer = ipywidgets.Dropdown(description="layer", options=LAYERS, value="masks", style=WIDE)
         self.opacity = _slider("opacity", 0.6, 0, 1, 0.05)
-        looks = [{"width": "3.2em", "border_bottom": f"5px solid {color}"} for color in colors]
-        self.shown = [ipywidgets.ToggleButton(True, description=str(k), layout=look)
-                      for k, look in zip(inspector.parts, looks, strict=True)]
+        self.shown = [ipywidgets.ToggleButton(description=str(k), layout={"width": "3.2em"}) for k in inspector.parts]
         self.text = ipywidgets.Textarea(description="state", placeholder="a state as text (JSON)", style=WIDE,
                                         continuous_update=False, layout={"width": "98%"})
         self.children = self._arranged()
-        self.show_names(inspector.names)
+        self._take_parts(inspector.taken_for)
         self._render()
         self._listen()
 
-    def show_names(self, names):
-        """Call the parts by these K names, as when they were given new ones."""
-        chosen, labels = self.part.value or 1, [f"{k}: {name}" for k, name in enumerate(names, start=1)]
+    def show_parts(self, parts):
+        """Take the parts for these Parts of part_names, as when they were given names, colours or merges."""
+        self._take_parts(parts)
+        self._show()
+
+    def _take_parts(self, parts):
+        chosen, self.inspector.taken_for = self.part.value or 1, parts
+        self.drag.colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in parts.colors.tolist()]
 
         def show():
-            self.part.options = list(zip(labels, self.inspector.parts, strict=True))
+            self.part.options = list(zip(parts.labels, self.inspector.parts, strict=True))
             self.part.value = chosen
+            for k, label, color, button in zip(self.inspector.parts, parts.labels, self.drag.colors, self.shown,
+                                               strict=True):
+                button.tooltip, button.layout.border_bottom = f"show {label}", f"5px solid {color}"
+                button.value = k in self.inspector.seen
 
         self._react(show)()  # that the list changes is no choice of a part
-        for label, button in zip(labels, self.shown, strict=True):
-            button.tooltip = f"show {label}"
 
     def _arranged(self):
         """The rows of controls around the picture."""
@@ -161,7 +165,7 @@ class _GeneratedInspector(Panel):
     def _save(self):
         folder = self._folder()
         pictures.save(self.inspector.paint().image, folder / "inspector.png")
-        masks = pictures.indexed(self.inspector.labels, self.inspector.cfg.n_parts)
+        masks = pictures.indexed(self.inspector.labels, self.inspector.taken_for.colors)
         pictures.save(masks, folder / "inspector_masks.png")
         return f"Saved inspector.png and inspector_masks.png (pixel value = part) in {folder}"
 

@@ -56,7 +56,7 @@ class Photos:
         points = None if photos.landmarks is None else photos.landmarks[i].numpy()
         image = pictures.to_uint8(photos.images[i : i + 1])
         one = prediction.Predicted(*(field[i : i + 1] for field in self.predicted))
-        return _view(image, one, part_names.part_labels(self.run), part, strength, truth, points)
+        return _view(image, one, part_names.read_parts(self.run), part, strength, truth, points)
 
     def measures(self):
         """Names of the quantities, of MEASURES, that these photos can be ranked by."""
@@ -92,19 +92,21 @@ class Photos:
         Photos are ranked by the sum of the part's probability over the pixels that it wins (area x confidence).
         Returns uint8 (n' <= n, C, C, 3) and the photos' indices; none where the part wins no pixel.
         """
-        area, S = self.predicted.area[:, part - 1], self.run.cfg.image_size
-        strength = np.nan_to_num(area * self.predicted.confidence[:, part - 1])
+        parts, S = part_names.read_parts(self.run), self.run.cfg.image_size
+        found = parts.merged(self.predicted)
+        area = found.area[:, part - 1]
+        strength = np.nan_to_num(area * found.confidence[:, part - 1])
         chosen = np.argsort(-strength, kind="stable")[:n]
         chosen = chosen[strength[chosen] > 0]
         if not len(chosen):
             return np.zeros((0, CROP_PX, CROP_PX, 3), np.uint8), chosen
         side = round(np.clip(2.5 * math.sqrt(np.median(area[chosen])) * S, S / 4, S))
-        middles = [_middle_of_largest_piece(self.predicted.labels[i] == part) for i in chosen]
+        middles = [_middle_of_largest_piece(found.labels[i] == part) for i in chosen]
         corners = np.clip(np.rint(np.array(middles) - (side - 1) / 2), 0, S - side).astype(int)  # inside the photo
         windows = [(i, slice(y, y + side), slice(x, x + side)) for i, (y, x) in zip(chosen, corners, strict=True)]
         cut = np.concatenate([pictures.to_uint8(self.photos.images[i : i + 1, :, y, x]) for i, y, x in windows])
-        is_part = np.stack([self.predicted.labels[i, y, x] == part for i, y, x in windows])
-        color = pictures.part_colors(part)[-1]
+        is_part = np.stack([found.labels[i, y, x] == part for i, y, x in windows])
+        color = parts.colors[part - 1]
         larger = zip(pictures.enlarge(cut, CROP_PX), pictures.enlarge(is_part, CROP_PX), strict=True)
         return np.stack([pictures.outline(picture, mask, color) for picture, mask in larger]), chosen
 
@@ -141,12 +143,15 @@ def view_file(run, model, source, part=None, strength=0.75):
         raise UserError(f"photo: {name} cannot be read ({error}); choose a JPEG, PNG, WebP or TIFF file.") from None
     boxes = [decode.photo_box(size, run.cfg.image_size, run.cfg.crop)]
     found = prediction.predict(model.network, torch.tensor(square).permute(2, 0, 1)[None], boxes).numpy()
-    return _view(square[None], found, part_names.part_labels(run), part, strength)
+    return _view(square[None], found, part_names.read_parts(run), part, strength)
 
 
-def _view(image, found, part_labels, part, strength, truth=None, landmarks=None):
-    """A View of image (1, S, S, 3) and a Predicted of one; truth is (labels (S, S), how many parts they have)."""
-    K, S = len(part_labels), image.shape[1]
+def _view(image, found, parts, part, strength, truth=None, landmarks=None):
+    """A View of image (1, S, S, 3) and a Predicted of one, whose parts are taken for Parts of part_names.
+
+    truth is (labels (S, S), how many parts they have).
+    """
+    found, K, S = parts.merged(found), len(parts.names), image.shape[1]
     large, labels = pictures.enlarge(image, VIEW_PX), pictures.enlarge(found.labels, VIEW_PX)
     shown = labels if part is None else np.where(labels == part, labels, 0)
     there = found.area[0] > 0
@@ -158,10 +163,12 @@ def _view(image, found, part_labels, part, strength, truth=None, landmarks=None)
     if landmarks is not None:
         true = pictures.draw_points(large if true is None else true, landmarks[None, :, None], radius=3)
     rows = []
-    for k, (x, y) in enumerate(((found.centroids[0] + 1) / 2 * (S - 1)).round(1).tolist()):
+    centroids = ((found.centroids[0] + 1) / 2 * (S - 1)).round(1).tolist()
+    for k, (x, y) in [(k - 1, centroids[k - 1]) for k in parts.numbers]:
         area, confidence = float(found.area[0, k]), float(found.confidence[0, k])
         seen = {"confidence": confidence, "x_px": x, "y_px": y}
-        rows.append({"part": k + 1, "label": part_labels[k], "area_share": area}
+        rows.append({"part": k + 1, "label": parts.labels[k], "area_share": area}
                     | (seen if area else dict.fromkeys(seen)))
-    photo = pictures.number_parts(large[0], found.centroids[0], there)
-    return View(photo, pictures.overlay(large, shown, K, strength)[0], None if true is None else true[0], rows)
+    photo = pictures.number_parts(large[0], found.centroids[0], there, parts.colors)
+    painted = pictures.overlay(large, shown, parts.colors, strength)[0]
+    return View(photo, painted, None if true is None else true[0], rows)

@@ -15,14 +15,14 @@ from ganseg.viewer.panel import WIDE, Panel, alert, image_widget, put
 ALL_PARTS = ("all of them", 0)  # a Dropdown cannot choose None
 
 
-def photo_browser(run, renamed=lambda names: None):
+def photo_browser(run, changed=lambda parts: None):
     """The run's segmenter on photos of a split (at most 1,000) or on the user's own, as a widget.
 
-    renamed  called with the K names of the parts after one was given
+    changed  called with the Parts of part_names after one was named, merged, hidden or coloured
     Where the run has no segmenter, a sentence with the command that makes it.
     """
     try:
-        return _PhotoBrowser(run, segment.load(run, run.cfg.device), renamed)
+        return _PhotoBrowser(run, segment.load(run, run.cfg.device), changed)
     except UserError as error:
         return ipywidgets.HTML(alert(error))
 
@@ -30,9 +30,9 @@ def photo_browser(run, renamed=lambda names: None):
 class _PhotoBrowser(Panel):
     """Photos by rank, the worst first; parts, truth and table of one; where a part is strongest; its name."""
 
-    def __init__(self, run, model, renamed):
+    def __init__(self, run, model, changed):
         super().__init__()
-        self.run, self.model, self.renamed = run, model, renamed
+        self.run, self.model, self.changed = run, model, changed
         self.loaded, self.shown, self.own = {}, None, None  # Photos by split, the split, the user's own photo
         self.split = ipywidgets.Dropdown(description="split", options=["test", "train"], style=WIDE)
         self.measure = ipywidgets.Dropdown(description="worst by", style=WIDE)
@@ -47,8 +47,11 @@ class _PhotoBrowser(Panel):
         self.photo, self.parts, self.truth, self.crops = (image_widget("png") for _ in range(4))
         titles = {"centroids": self.photo, "parts": self.parts, "truth": self.truth}
         self.columns = [ipywidgets.VBox([ipywidgets.Label(title), image]) for title, image in titles.items()]
+        self.merge = ipywidgets.Dropdown(description="merge into", disabled=True, style=WIDE)
+        self.hidden = ipywidgets.Checkbox(description="hidden", indent=False, disabled=True)
+        self.color = ipywidgets.ColorPicker(description="colour", value="#000000", disabled=True, style=WIDE)
         rows = [[self.split, self.measure, self.best_first], [self.rank, self.path, self.upload],
-                [self.part, self.name, self.strength], self.columns]
+                [self.part, self.name, self.merge, self.hidden, self.color, self.strength], self.columns]
         rows = [ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows]
         self.children = [*rows[:3], self.message, self.caption, rows[3], self.table, self.crops_note, self.crops]
         self._react(self._list_parts)()
@@ -57,7 +60,10 @@ class _PhotoBrowser(Panel):
         self._react(self._choose_path, self.path)
         self._react(self._take_upload, self.upload)
         self._react(self._choose_part, self.part)
-        self._react(self._rename, self.name)
+        self._react(lambda: self._change(name=self.name.value), self.name)
+        self._react(lambda: self._change(merge=self.merge.value), self.merge)
+        self._react(lambda: self._change(hidden=self.hidden.value or None), self.hidden)
+        self._react(lambda: self._change(color=self.color.value), self.color)
         self._react(self._show, self.strength)
 
     @property
@@ -100,17 +106,28 @@ class _PhotoBrowser(Panel):
         self._choose_own(content)
 
     def _choose_part(self):
-        k = self.part.value
-        self.name.disabled = not k
-        self.name.value = part_names.part_names(self.run)[k - 1] if k else ""
+        self._show_fields()
         self._show()
         self._show_crops()
 
-    def _rename(self):
-        names, k = part_names.part_names(self.run), self.part.value
-        self.renamed(part_names.name_parts(self.run, [*names[: k - 1], self.name.value, *names[k:]]))
-        self._list_parts()
-        self._choose_part()
+    def _show_fields(self):
+        """What the chosen part is taken for."""
+        k, parts = self.part.value, part_names.read_parts(self.run)
+        for field in (self.name, self.merge, self.hidden, self.color):
+            field.disabled = not k
+        others = [(label, other) for other, label in enumerate(parts.labels, start=1) if other != k]
+        self.merge.options = [("none", None), *others]
+        self.name.value = parts.names[k - 1] if k else ""
+        self.merge.value = int(parts.lookup[k]) if k and parts.lookup[k] not in (0, k) else None
+        self.hidden.value = bool(k and not parts.lookup[k])
+        self.color.value = "#{:02x}{:02x}{:02x}".format(*parts.colors[k - 1 if k else 0].tolist())
+
+    def _change(self, **fields):
+        try:
+            self.changed(part_names.change_parts(self.run, {self.part.value: fields}))
+        finally:
+            self._list_parts()
+            self._choose_part()
 
     def _list_parts(self):
         labels, chosen = part_names.part_labels(self.run), self.part.value
@@ -137,7 +154,7 @@ class _PhotoBrowser(Panel):
         put(self.parts, pictures.png(view.parts))
         put(self.truth, b"" if view.truth is None else pictures.png(view.truth))
         self.columns[2].layout.display = self.truth.layout.display  # its title goes with it
-        self.table.value = _parts_table(view.rows)
+        self.table.value = _parts_table(view.rows, part_names.read_parts(self.run).colors)
 
     def _show_crops(self):
         self.crops_note.value, crops = "", []
@@ -149,11 +166,11 @@ class _PhotoBrowser(Panel):
         put(self.crops, pictures.png(pictures.grid(crops, 6)) if len(crops) else b"")
 
 
-def _parts_table(rows):
-    """Rows of a View as HTML."""
+def _parts_table(rows, colors):
+    """Rows of a View as HTML; colors (K, 3) of the parts."""
     lines = ["<tr><th></th><th>part</th><th>area</th><th>confidence</th><th>centroid, px</th></tr>"]
-    for row, (r, g, b) in zip(rows, pictures.part_colors(len(rows)), strict=True):
-        absent = row["confidence"] is None
+    for row in rows:
+        (r, g, b), absent = colors[row["part"] - 1], row["confidence"] is None
         numbers = ["-"] * 3 if absent else [
             f"{row['area_share']:.1%}", f"{row['confidence']:.2f}", f"{row['x_px']:.1f}, {row['y_px']:.1f}"]
         label = escape(row["label"])

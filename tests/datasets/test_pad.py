@@ -129,11 +129,11 @@ def test_labels_are_cut_back_to_the_photo(model, tmp_path):
     halves(size=(200, 100)).save(tmp_path / "a.png")
     segment.segment_photos(tmp_path / "a.png", model, tmp_path / "out")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a_parts.png")), labels)
-    assert "a.png,a_parts.png,1,10000,0.500000," in (tmp_path / "out" / "parts.csv").read_text()
+    assert "a.png,a_parts.png,1,part 1,10000,0.500000," in (tmp_path / "out" / "parts.csv").read_text()
 
 
 def test_a_photo_of_ones_own_is_viewed_with_the_padding_left_unpainted(model, monkeypatch):
-    monkeypatch.setattr(photos.part_names, "part_labels", lambda run: ["part_1", "part_2"])
+    monkeypatch.setattr(photos.part_names, "read_parts", lambda run: photos.part_names.make_parts({}, 2))
     view = photos.view_file(model, model, encoded(halves(BLUE, BLUE)), strength=1.0)
     assert [row["area_share"] for row in view.rows] == [0.5, 0]
     painted = (view.parts[::8, ::8] != BLUE).any(axis=-1)

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
+from ganseg import part_names
 from ganseg.figures import curves, pictures
 
 TRAIN = [{"step": s, "time_s": 1.0, "a_loss": 1.0, "b_loss": 0.1} for s in (10, 20)]
 SHARES = [{"step": s, "background_share": 0.7, "part_1_share": 0.2, "part_2_share": 0.1} for s in (10, 20)]
 LABELS = ["1: $head$ \\", "2: <b>_arm</b>"]
+NAMES = [label[3:] for label in LABELS]
 
 
 class Logged:
@@ -22,7 +24,8 @@ class Logged:
 
 @pytest.fixture
 def painted(monkeypatch):
-    monkeypatch.setattr(curves.part_names, "part_labels", lambda run: LABELS)
+    parts = part_names.make_parts({k: {"name": label} for k, label in enumerate(NAMES, start=1)}, len(NAMES))
+    monkeypatch.setattr(curves.part_names, "read_parts", lambda run: parts)
     return lambda records, shares: curves.stage_curves(Logged(records, shares), "train")
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from test_inspector import changed, inspector  # noqa: F401  (a fixture)
 
-from ganseg import runs
+from ganseg import part_names, runs
 from ganseg.figures import pictures
 from ganseg.model import loading
 from ganseg.viewer import inspector_widget
@@ -108,9 +108,12 @@ def test_what_a_browser_rounds_and_sends_back_is_no_edit(view, change):
 def test_new_names_of_parts_are_shown_and_change_nothing_else(view):
     view.part.value, view.angle.value = 2, 30
     scene = view.inspector.scene
-    view.show_names(["head", "part 2", "tail"])
-    assert [label for label, _ in view.part.options] == ["1: head", "2: part 2", "3: tail"]
-    assert view.shown[0].tooltip == "show 1: head"
+    settings = {1: {"name": "head", "color": "#ff0000"}, 3: {"hidden": True}}
+    view.show_parts(part_names.make_parts(settings, 3))
+    assert [label for label, _ in view.part.options] == ["1: head", "part 2", "part 3 (hidden)"]
+    assert view.shown[0].tooltip == "show 1: head" and view.drag.colors[0] == "#ff0000"
+    assert [button.value for button in view.shown] == [True, True, False] and len(view.drag.shown) == 2
+    assert set(np.unique(view.inspector.labels)) <= {0, 1, 2}
     assert view.part.value == 2 and view.angle.value == 30 and view.inspector.scene is scene
 
 
@@ -191,4 +194,4 @@ def test_without_a_run_the_widget_is_the_sentence_that_helps(tiny_run):
 def test_the_shipped_model_opens(tmp_path, monkeypatch):
     monkeypatch.setenv("GANSEG_OUTPUTS", str(tmp_path))
     shipped = open_inspector(runs.open_run("tiny", "shipped", needs="gan"))
-    assert len(np.unique(shipped.labels)) > 4 and shipped.names[0] == "part 1"
+    assert len(np.unique(shipped.labels)) > 4 and shipped.taken_for.names[0] == "part 1"

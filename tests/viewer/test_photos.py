@@ -1,6 +1,5 @@
 """A segmenter on real photos: what is shown, ranked, cut out and named."""
 
-import json
 
 import numpy as np
 import pytest
@@ -205,33 +204,10 @@ def test_a_run_without_segmenter_names_the_command(tiny_run):
         segment.load(tiny_run("bare"), "cpu")
 
 
-def test_names_are_kept_in_the_run_and_an_empty_one_is_the_number(run):
-    assert part_names.part_names(run) == ["part 1", "part 2", "part 3"]
-    part_names.name_parts(run, ["head", " ", "left arm "])
-    assert part_names.part_names(run) == ["head", "part 2", "left arm"]
-    assert part_names.part_labels(run) == ["1: head", "part 2", "3: left arm"]
-    rows = Photos(run, segment.load(run, "cpu")).view(0).rows
-    assert [row["label"] for row in rows] == ["1: head", "part 2", "3: left arm"]
-    assert not list(run.folder.glob("*.partial"))
-
-
-@pytest.mark.parametrize("names, message", [
-    (["a", "b"], "a run of 3 parts needs a list of 3 texts"),
-    ("abc", "a list of 3 texts"),
-    (["a", "b", 3], "a list of 3 texts"),
-    (["a", "b", "a"], "'a' is given twice"),
-    (["a", "b", "part 2" + 30 * "x"], "at most 30 letters"),
-    (["a", "b", "two\nlines"], "one line"),
-])  # fmt: skip
-def test_what_cannot_be_a_name_changes_nothing(run, names, message):
-    part_names.name_parts(run, ["a", "b", "c"])
-    with pytest.raises(UserError, match=message):
-        part_names.name_parts(run, names)
-    assert part_names.part_names(run) == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize("content", ["[", json.dumps(["of", "another", "K", "!"]), "\udcff"])
-def test_a_damaged_file_of_names_is_named(run, content):
-    (run.folder / "part_names.json").write_bytes(content.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match="part_names.json: is damaged, mend or delete it"):
-        part_names.part_names(run)
+def test_rows_of_a_photo_are_those_of_the_parts_that_are_left(run, photos):
+    part_names.change_parts(run, {1: {"name": "head"}, 2: {"merge": 1}, 3: {"name": "tail"}})
+    photos.predicted.area[0], photos.predicted.confidence[0] = [0.3, 0.1, 0.2], [0.8, 0.4, 0.5]
+    one, tail = photos.view(0).rows
+    assert one["label"] == "1: head" and one["area_share"] == pytest.approx(0.4)
+    assert one["confidence"] == pytest.approx((0.3 * 0.8 + 0.1 * 0.4) / 0.4)
+    assert tail["part"] == 3 and tail["label"] == "3: tail"

@@ -21,6 +21,10 @@ def shown(image):
     return np.asarray(Image.open(io.BytesIO(image.value)))
 
 
+def names_of(browser):
+    return part_names.read_parts(browser.run).names
+
+
 @pytest.fixture
 def browser(run):  # noqa: F811
     return photos_widget.photo_browser(run)
@@ -62,22 +66,40 @@ def test_a_part_is_shown_alone_with_its_crops_and_gets_a_name_that_stays(browser
     i = photos.ranked("foreground_iou")[0]
     np.testing.assert_array_equal(shown(browser.parts), photos.view(i, part=k).parts)
     browser.name.value = "<b>head</b>"
-    assert part_names.part_names(browser.run)[k - 1] == "<b>head</b>" and browser.part.label == f"{k}: <b>head</b>"
+    assert names_of(browser)[k - 1] == "<b>head</b>" and browser.part.label == f"{k}: <b>head</b>"
     assert browser.part.value == k and f"{k}: &lt;b&gt;head&lt;/b&gt;" in browser.table.value
     browser.name.value = "part 1" if k != 1 else "part 2"
-    assert "is given twice" in browser.message.value and part_names.part_names(browser.run)[k - 1] == "<b>head</b>"
+    assert "is given twice" in browser.message.value and names_of(browser)[k - 1] == "<b>head</b>"
     browser.part.value = 0
     assert browser.crops.value == b"" and browser.name.disabled and browser.message.value == ""
 
 
 def test_who_else_shows_names_hears_of_new_ones(run):  # noqa: F811
     heard = []
-    browser = photos_widget.photo_browser(run, renamed=heard.append)
+    browser = photos_widget.photo_browser(run, changed=heard.append)
     browser.part.value = 2
     browser.name.value = "tail"
-    assert heard == [["part 1", "tail", "part 3"]]
+    assert [parts.names for parts in heard] == [["part 1", "tail", "part 3"]]
     browser.name.value = "part 1"  # refused
     assert len(heard) == 1
+
+
+def test_a_part_is_merged_hidden_and_coloured_and_taken_back(browser, photos):  # noqa: F811
+    k = int(photos.predicted.area.sum(axis=0).argmax()) + 1
+    other = 1 if k != 1 else 2
+    browser.part.value = k
+    browser.color.value = "#102030"
+    assert part_names.read_parts(browser.run).colors[k - 1].tolist() == [16, 32, 48]
+    assert (shown(browser.crops) == [16, 32, 48]).all(axis=-1).any() and "rgb(16, 32, 48)" in browser.table.value
+    browser.merge.value = other
+    assert part_names.read_parts(browser.run).lookup[k] == other and browser.part.label == f"{k}: part {other}"
+    assert f"<td>part {k}</td>" not in browser.table.value and browser.crops.value == b""
+    browser.hidden.value = True
+    assert "has both merge and hidden" in browser.message.value and browser.hidden.value is False
+    browser.merge.value = None
+    assert browser.crops.value != b"" and f"<td>part {k}</td>" in browser.table.value
+    browser.hidden.value = True
+    assert part_names.read_parts(browser.run).lookup[k] == 0 and browser.crops.value == b""
 
 
 def test_ones_own_photo_comes_from_a_path_or_an_upload_and_goes_with_the_rank(browser, photos, tmp_path):  # noqa: F811
