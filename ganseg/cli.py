@@ -47,7 +47,7 @@ def _notebook(argv):
         print(f"ganseg {metadata.version('ganseg')}")
     elif args.notebook is None:
         parser.usage = f"ganseg NOTEBOOK {USAGE}\n       ganseg NOTEBOOK --help\n       ganseg segment --help"
-        parser.usage += "\n       ganseg name --help\n       ganseg score --help"
+        parser.usage += "\n       ganseg parts --help\n       ganseg name --help\n       ganseg score --help"
         parser.epilog = "\n".join(["notebooks:", *(f"  {name:13} {_title(path)}" for name, path in sources.items())])
         parser.print_help()
     elif args.notebook not in sources:
@@ -209,4 +209,19 @@ def _score(argv):
                       args.league)
 
 
-OWN = {"segment": _segment, "name": _name, "score": _score}  # commands that run no notebook
+def _parts(argv):
+    parser = arguments.add_parameters(argparse.ArgumentParser(
+        prog="ganseg parts", description="Finds the parts of own photos: prepares, trains, distils, evaluates and "
+                                         "reports, and goes on where it stopped. -p minutes 40 limits all of it."))
+    parser.add_argument("photos", help="a folder or zip")
+    args = parser.parse_args(argv)
+    values = arguments.parameters(args, {"run", "minutes", *config.Config.model_fields} - {"dataset", "source"},
+                                  {"minutes": "float"})
+    name, minutes = values.pop("run", "parts"), values.pop("minutes", None)
+
+    from ganseg import parts  # imports PyTorch, for which --help need not wait
+
+    parts.find_parts(parts.open_parts(args.photos, name, minutes, **values), minutes)
+
+
+OWN = {"parts": _parts, "segment": _segment, "name": _name, "score": _score}  # commands that run no notebook

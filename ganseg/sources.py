@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from ganseg import files, records
+from ganseg import files
 from ganseg.errors import UserError
 
 FIELDS = {"source", "split_list"}
@@ -61,7 +61,10 @@ def _known(dataset):
     path = path if path.exists() or not older.exists() else older
     if not path.exists():
         return {}
-    known = records.parse(path.read_text(encoding="utf-8", errors="replace"))
+    try:
+        known = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except ValueError:
+        known = None
     if path == older and isinstance(known, dict) and isinstance(known.get("source"), str):
         known = {_name(known["source"]): known}
     if not isinstance(known, dict) or not all(
