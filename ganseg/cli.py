@@ -219,9 +219,12 @@ def _parts(argv):
                                   {"minutes": "float"})
     name, minutes = values.pop("run", "parts"), values.pop("minutes", None)
 
-    from ganseg import parts  # imports PyTorch, for which --help need not wait
+    # They import PyTorch, for which --help need not wait
+    from ganseg import distill, evaluate, parts, prepare, train
 
-    parts.find_parts(parts.open_parts(args.photos, name, minutes, **values), minutes)
+    run = parts.open_parts(args.photos, name, minutes, **values)
+    prepare.say_what_is_there(run.cfg, prepare.build_cache(run))
+    parts.find_parts(run, (train.train, distill.distill, evaluate.evaluate), minutes)
 
 
 OWN = {"parts": _parts, "segment": _segment, "name": _name, "score": _score}  # commands that run no notebook

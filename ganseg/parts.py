@@ -2,7 +2,7 @@
 
 import time
 
-from ganseg import devices, distill, evaluate, prepare, runs, train
+from ganseg import devices, runs
 from ganseg.errors import UserError
 from ganseg.figures import report
 from ganseg.training.loop import clock
@@ -24,16 +24,17 @@ def open_parts(source, name, minutes=None, **settings):
     return runs.open_run("folder", name, source=source, **settings)
 
 
-def find_parts(run, minutes=None):
-    """Prepare, train, distil, evaluate and report a Run of own photos; the same call goes on where it stopped.
+def find_parts(run, stages, minutes=None):
+    """Train, distil, evaluate and report a Run of own photos; the same call goes on where it stopped.
 
+    stages   the functions train, distill and evaluate, each of a Run
     minutes  what all of it may take, earlier calls included; None: as many steps as the run's settings say
     Prints a line for each stage's news, with how much of the whole is done. Returns the Path of report.html.
     """
     say = _Progress(run, minutes)
     print(f"{run.label}: {run.cfg.preset or 'no preset'}, {run.cfg.n_parts} parts, {say.plan}", flush=True)
-    prepare.say_what_is_there(run.cfg, prepare.build_cache(run))
-    for stage, work, until in (("train", train.train, TRAIN), ("distill", distill.distill, DISTILL)):
+    train, distill, evaluate = stages
+    for stage, work, until in (("train", train, TRAIN), ("distill", distill, DISTILL)):
         left = say.left_of(until)
         if left is not None and left <= 0 and run.newest("gan" if stage == "train" else "segmenter"):
             continue
@@ -41,7 +42,7 @@ def find_parts(run, minutes=None):
         for record in work(run):
             say.news(stage, record)
     run.cfg = run.cfg.model_copy(update={"max_minutes": None})
-    evaluate.evaluate(run)
+    evaluate(run)
     path = report.write_report(run)
     print(*report.verdict(run), f"100 %: look at {path}, and at the pictures in {run.folder / 'samples'}.",
           f"Then: ganseg name --run {run.label}, ganseg segment PHOTOS --run {run.label} --out parts/", sep="\n")

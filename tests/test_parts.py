@@ -6,11 +6,13 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
-from ganseg import cli, parts, runs
+from ganseg import cli, distill, evaluate, parts, runs, train
 from ganseg.errors import UserError
 
 SETTINGS = {name: value for name, value in TINY.items() if name != "max_train_pictures"} | {
     "preset": "small", "distill_steps": 2, "distill_batch_size": 4, "log_every_steps": 1}
+
+STAGES = train.train, distill.distill, evaluate.evaluate
 
 
 @pytest.fixture
@@ -23,14 +25,13 @@ def photos(tmp_path, monkeypatch, quick):
 
 
 def test_one_call_goes_from_photos_to_a_report_and_again_has_nothing_to_do(photos, capsys):
-    page = parts.find_parts(parts.open_parts(photos, "first", **SETTINGS))
+    page = parts.find_parts(parts.open_parts(photos, "first", **SETTINGS), STAGES)
     said = capsys.readouterr().out
     assert re.findall(r"^ *(\d+)%  (\w+), step (\d)", said, re.M) == [
         ("38", "train", "1"), ("75", "train", "2"), ("85", "distill", "1"), ("95", "distill", "2")]
     assert page == runs.find("folder/first").folder / "report.html" and page.exists()
     assert f"100 %: look at {page}" in said and "ganseg segment PHOTOS --run folder/first" in said
-    assert "train: 12 pictures, no landmarks or masks" in said
-    parts.find_parts(parts.open_parts(photos, "first"))
+    parts.find_parts(parts.open_parts(photos, "first"), STAGES)
     assert capsys.readouterr().out.count("nothing to do") == 2
 
 
@@ -38,10 +39,10 @@ def test_a_limit_of_time_ends_each_stage_and_the_next_call_only_reports(photos, 
     monkeypatch.setattr(parts, "LEAST_MINUTES", 0)
     settings = SETTINGS | {"max_steps": 1000, "distill_steps": 1000}
     run = parts.open_parts(photos, "first", 1e-6, **settings)
-    parts.find_parts(run, 1e-6)
+    parts.find_parts(run, STAGES, 1e-6)
     steps = [run.load_state(name)["step"] for name in ("gan", "segmenter")]
     assert all(0 < step < 1000 for step in steps) and len(run.records("evaluate")) == 1
-    parts.find_parts(parts.open_parts(photos, "first", 1e-6), 1e-6)
+    parts.find_parts(parts.open_parts(photos, "first", 1e-6), STAGES, 1e-6)
     assert [run.load_state(name)["step"] for name in ("gan", "segmenter")] == steps
     assert len(run.records("evaluate")) == 2 and "100 %" in capsys.readouterr().out
 
@@ -54,9 +55,12 @@ def test_the_preset_is_chosen_by_the_machine_unless_it_is_given(photos):
     assert parts.open_parts(photos, "first").cfg.preset == "small"
 
 
-def test_too_little_time_and_unknown_settings_are_one_sentence(photos):
+def test_the_command_prepares_too_and_wrong_words_are_one_sentence(photos, capsys):
     with pytest.raises(UserError, match="minutes: 1 is not allowed; give 2 or more, such as 40"):
         parts.open_parts(photos, "first", 1)
+    cli.main(["parts", photos, "--run", "first", *(word for name, value in SETTINGS.items() if name != "share_fakes"
+                                                   for word in ("-p", name, str(value)))])
+    assert "train: 12 pictures, no landmarks or masks" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="n_partz: there is no such parameter .did you mean n_parts"):
         cli.main(["parts", photos, "-p", "n_partz", "3"])
     with pytest.raises(SystemExit, match="minutes: 'soon' is not allowed; it should be"):
