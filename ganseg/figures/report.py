@@ -11,6 +11,7 @@ CONTROL = "untrained_"  # prefix of the control's metrics
 NO_METRICS = {"stage", "step", "time_s", "left_out", "notes"}  # the other keys of an evaluation's record
 SUMMARY = ("image_size", "crop", "n_parts", "n_per", "heatmap", "lambda_con", "lambda_area", "batch_size",
            "max_steps", "seed", "segmenter", "backbone_weights", "distill_generator", "distill_steps")
+OF_CLUSTERS = ("image_size", "crop", "n_parts", "seed")  # those of SUMMARY that mean something without training
 SAMPLES = ("Each generated picture stands beside itself with its points and part masks: a colour should "
            "cover the same part in every picture, and the masks should follow the object's outline.")
 DETECTIONS = ("Test pictures with the parts that were found in them, and the truth where the data set has "
@@ -155,8 +156,9 @@ def _settings(run):
     path = run.folder / "config.yaml"
     whole = path.read_text(encoding="utf-8") if path.exists() else ""
     details = f"<details><summary>All of config.yaml</summary><pre>{escape(whole)}</pre></details>" if whole else ""
-    summary = records.OF_MASKS if records.MASKS in _evaluation(run).get("notes", {}) else SUMMARY
-    return _list((f"{name}: {getattr(run.cfg, name)}" for name in summary), ' class="fields"') + details
+    notes = _evaluation(run).get("notes", {})
+    shown = records.OF_MASKS if records.MASKS in notes else OF_CLUSTERS if records.CLUSTERED in notes else SUMMARY
+    return _list((f"{name}: {getattr(run.cfg, name)}" for name in shown), ' class="fields"') + details
 
 
 def _metrics(record):

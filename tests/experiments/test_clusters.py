@@ -12,6 +12,7 @@ from ganseg import evaluate, runs, segment, train
 from ganseg.datasets.base import Pictures
 from ganseg.errors import UserError
 from ganseg.experiments import compare, features
+from ganseg.figures import report
 from ganseg.model import clusters, loading
 from ganseg.model.geometry import to_float
 from ganseg.viewer import photos_widget
@@ -107,6 +108,8 @@ def test_it_is_a_run_like_any(tiny_run, weights):
     assert notes["features that are clustered"] == SMALL and notes["weights of the features"] == weights[0]
     assert notes["league"] == "class labels" and notes["training pictures that were clustered"] == 16
     assert "distillation steps" not in notes
+    page = report.write_report(run).read_text().split("<details>")[0]
+    assert "n_parts: 3" in page and "distill_steps" not in page and "segmenter:" not in page
     photo = np.zeros((40, 50, 3), np.uint8)
     assert segment.load("creatures/rival").segment(photo).shape == (40, 50)
     assert record["foreground_iou"] in compare.runs_table([run]).loc["creatures/rival"].values
