@@ -23,6 +23,8 @@ def train(run):
     so far, left_s the time left. Raises UserError when a loss is not finite, and where the run was trained on other
     pictures.
     """
+    if run.records("features"):  # its segmenter would pass for the GAN's
+        raise UserError(f"run: {run.label} holds clusters of features; give another name with --run.")
     cfg = run.cfg
     gan = cfg.architecture == "gan"
     if not gan:
