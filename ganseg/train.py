@@ -2,7 +2,7 @@
 
 import torch
 
-from ganseg import arguments, devices, distributed, files
+from ganseg import arguments, devices, distributed, files, records
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
 from ganseg.model import averaging, loading, sampling
@@ -23,8 +23,9 @@ def train(run):
     so far, left_s the time left. Raises UserError when a loss is not finite, and where the run was trained on other
     pictures.
     """
-    if run.records("features"):  # its segmenter would pass for the GAN's
-        raise UserError(f"run: {run.label} holds clusters of features; give another name with --run.")
+    of_others = [record for record in run.records("evaluate") if records.MASKS in record.get("notes", {})]
+    if of_others or (run.newest("segmenter") and not run.newest("gan")):  # they would pass for the GAN's
+        raise UserError(f"run: {run.label} holds parts that no GAN of its own taught; give another name with --run.")
     cfg = run.cfg
     gan = cfg.architecture == "gan"
     if not gan:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganseg import cli, config, evaluate, metrics, runs, score
+from ganseg import cli, config, evaluate, metrics, runs, score, train
 from ganseg.datasets import loading as pictures_of
 from ganseg.errors import UserError
 from ganseg.experiments import compare
@@ -297,6 +297,8 @@ def test_the_command_writes_a_run_that_opens_like_others(photos, tmp_path, capsy
     said = capsys.readouterr().out
     assert "foreground_iou " in said and "No collapse: 2 of 2 parts are in use." in said
     run = runs.find("folder/theirs")
+    with pytest.raises(UserError, match="folder/theirs holds parts that no GAN of its own taught; give another name"):
+        list(train.train(run))
     assert config.read(run.folder / "config.yaml").n_parts == 2
     assert (run.folder / "figures" / "detections.png").exists()
     page = (run.folder / "report.html").read_text()

@@ -108,7 +108,7 @@ def test_it_is_a_run_like_any(tiny_run, weights):
     assert notes["features that are clustered"] == SMALL and notes["weights of the features"] == weights[0]
     assert notes["league"] == "class labels" and notes["training pictures that were clustered"] == 16
     assert "distillation steps" not in notes
-    with pytest.raises(UserError, match="run: creatures/rival holds clusters of features; give another name"):
+    with pytest.raises(UserError, match="run: creatures/rival holds parts that no GAN of its own taught; give another"):
         list(train.train(run))
     page = report.write_report(run).read_text().split("<details>")[0]
     assert "n_parts: 3" in page and "distill_steps" not in page and "segmenter:" not in page
