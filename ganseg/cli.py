@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from ganseg import arguments, config, files, part_names, signals
+from ganseg import arguments, config, files, signals
 from ganseg.arguments import DEFAULTS
 from ganseg.errors import NotebookFailed, UserError
 
@@ -181,7 +181,7 @@ def _name(argv):
     parser.add_argument("--run", required=True, help="DATASET/RUN, or a run's folder")
     args = parser.parse_args(argv)
 
-    from ganseg import runs  # imports PyTorch, for which --help need not wait
+    from ganseg import part_names, runs  # import NumPy and PyTorch, for which --help need not wait
 
     run, numbers = runs.find(args.run), args.names[::2]
     wrong = [k for i, k in enumerate(numbers) if not k.isdecimal() or k in numbers[:i]]
