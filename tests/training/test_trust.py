@@ -36,7 +36,8 @@ def outputs(tmp_path, monkeypatch):
 
 def started(command):
     def hear_signals():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts background jobs deaf to it, and tests with them
+        for number in (signal.SIGINT, signal.SIGHUP):  # a shell and nohup start jobs deaf to them, and tests with them
+            signal.signal(number, signal.SIG_DFL)
 
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                             preexec_fn=hear_signals)
