@@ -68,12 +68,13 @@ def left_out(frame, metrics):
     sets, rows = {}, {}
     if frame.empty:
         return frame
+    known = tuple(name for name in SCORES if name in frame)
     source = frame["source"].fillna("") if "source" in frame else ""
     for name, runs in frame.groupby(frame["dataset"] + " " + source):
         metric = next((metric for metric in metrics if metric in runs and runs[metric].notna().sum() >= 3), None)
-        if metric:
-            sets[name.strip()] = metric, runs.dropna(subset=[metric])
-    known = tuple(name for name in SCORES if name in frame)
+        scored = runs[runs[list(known)].notna().any(axis=1)]
+        if metric and scored[metric].notna().sum() >= 3:
+            sets[name.strip()] = metric, scored.dropna(subset=[metric])
     subsets = [names for n in range(1, len(known) + 1) for names in itertools.combinations(known, n)]
     ranks = {(name, names): _rank(runs, names, runs[metric] * (1 if metrics[metric] else -1))
              for name, (metric, runs) in sets.items() for names in subsets}

@@ -37,5 +37,8 @@ def test_too_few_runs_and_unmeasured_ones_are_left_out():
     table = trust.left_out(pd.concat([few, some]), WANTED)
     assert list(table.index) == ["b"] and table.loc["b", "runs"] == 3
     assert table.loc["b", "correlation of all"] == pytest.approx(1)
+    some.loc["b/2", "equivariance"] = None  # evaluated by older code, without scores
+    assert trust.left_out(some, WANTED).empty
     assert trust.left_out(few, WANTED).empty and trust.left_out(pd.DataFrame(), WANTED).empty
+    some.loc["b/2", "equivariance"] = 0.1
     assert list(trust.left_out(some.drop(columns="source"), WANTED).index) == ["b"]  # as where no run has one
