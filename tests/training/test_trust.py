@@ -99,7 +99,7 @@ def test_jupyterlabs_interrupt_stops_the_cell_after_a_saved_step(outputs, tmp_pa
 
     manager, client = start_new_kernel(kernel_name="python3")
     try:
-        client.execute("from ganseg import runs, train\n"
+        sent = client.execute("from ganseg import runs, train\n"
                        "run = runs.open_run('tiny', 'x', max_steps=5000, log_every_steps=1, save_every_steps=5000)\n"
                        "for record in train.train(run): pass")
         folder = outputs / "tiny" / "x"
@@ -108,7 +108,10 @@ def test_jupyterlabs_interrupt_stops_the_cell_after_a_saved_step(outputs, tmp_pa
             time.sleep(0.1)
         time.sleep(0.5)
         manager.interrupt_kernel()  # what Lab's stop button does
-        reply = client.get_shell_msg(timeout=60)["content"]
+        message = client.get_shell_msg(timeout=60)
+        while message["parent_header"].get("msg_id") != sent:  # late answers to whether the kernel is there
+            message = client.get_shell_msg(timeout=60)
+        reply = message["content"]
         assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
         assert len(list((folder / "checkpoints").glob("gan-*.pt"))) == 1
         client.execute("run.cfg.max_steps", reply=True, timeout=30)  # the kernel is alive
