@@ -42,7 +42,7 @@ def correlations(frame, metrics):
     present = [name for name in metrics if name in frame]
     signals += [name for name in [*label_free, "agreement"] if name in frame and name not in present]
     if set(signals) & set(SCORES):
-        frame = frame.assign(**{SCORE: frame.apply(score, axis="columns")})
+        frame = frame.assign(**{SCORE: frame[_scored(frame)].apply(score, axis="columns")})
         signals.append(SCORE)
     evaluated = frame.dropna(subset=present, how="any") if present else frame.iloc[:0]
     known = evaluated[signals].notna().sum()
@@ -72,7 +72,7 @@ def left_out(frame, metrics):
     source = frame["source"].fillna("") if "source" in frame else ""
     for name, runs in frame.groupby(frame["dataset"] + " " + source):
         metric = next((metric for metric in metrics if metric in runs and runs[metric].notna().sum() >= 3), None)
-        scored = runs[runs[list(known)].notna().any(axis=1)]
+        scored = runs[_scored(runs)]
         if metric and scored[metric].notna().sum() >= 3:
             sets[name.strip()] = metric, scored.dropna(subset=[metric])
     subsets = [names for n in range(1, len(known) + 1) for names in itertools.combinations(known, n)]
@@ -87,6 +87,11 @@ def left_out(frame, metrics):
                       "its correlation": ranks[name, best], "correlation of all": ranks[name, known],
                       "chosen run of the best": ratio}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _scored(frame):
+    """Which runs have any of SCORES: older evaluations have none, which is not a score of 0."""
+    return frame.reindex(columns=list(SCORES)).notna().any(axis="columns")
 
 
 def _rank(runs, names, wanted):

@@ -31,6 +31,12 @@ def test_the_combination_is_chosen_on_the_other_data_sets():
     assert table.loc["a", "chosen run of the best"] == pytest.approx(0.2 / 0.8)
 
 
+def test_a_run_without_scores_has_no_score_of_zero():
+    some = frame("b", None, equivariance=[0.3, 0.2, 0.1, None], nmi_foreground=[0.3, 0.2, 0.1, 0.9])
+    ranks = trust.correlations(some, ["nmi_foreground"])
+    assert ranks.loc[trust.SCORE, "nmi_foreground"] == pytest.approx(1) and ranks.loc[trust.SCORE, "runs"] == 3
+
+
 def test_too_few_runs_and_unmeasured_ones_are_left_out():
     few = frame("a", None, equivariance=[0.1, 0.2], nmi_foreground=[0.1, 0.2])
     some = frame("b", None, equivariance=[0.3, 0.2, 0.1, 0.9], nmi_foreground=[0.3, 0.2, 0.1, None])
