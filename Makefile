@@ -57,7 +57,7 @@ lock: .venv/.installed
 
 # The package is installed again when the pins or its metadata change.
 .venv: .venv/.installed
-.venv/.installed: requirements.lock pyproject.toml
+.venv/.installed: requirements.lock pyproject.toml tests/readers.lock
 	@fits() { "$$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; }; \
 	  if ! fits .venv/bin/python; then \
 	    fits "$(PYTHON)" || { echo "$(PYTHON) is not Python 3.11 to 3.14, which ganseg needs:" \
@@ -66,5 +66,6 @@ lock: .venv/.installed
 	@echo "Installing requirements.lock into .venv (some minutes; on Linux several GB, PyTorch with CUDA)"
 	@set -o pipefail; PYTHONUNBUFFERED=1 .venv/bin/python -m pip install --disable-pip-version-check -r requirements.lock \
 	  | awk '/metadata/ {next} /Downloading|Using cached|Building|Installing|Successfully/ {print substr($$0, 1, 110); fflush()}'
+	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r tests/readers.lock
 	@.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@

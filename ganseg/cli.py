@@ -1,4 +1,4 @@
-"""The command: `ganseg NOTEBOOK -p name value ... --run NAME`, `ganseg segment`, `ganseg name` and `ganseg score`."""
+"""The command: `ganseg NOTEBOOK -p name value ... --run NAME`, and verbs without a notebook: segment, score ..."""
 
 import argparse
 import contextlib
@@ -46,8 +46,8 @@ def _notebook(argv):
     if args.version:
         print(f"ganseg {metadata.version('ganseg')}")
     elif args.notebook is None:
-        parser.usage = f"ganseg NOTEBOOK {USAGE}\n       ganseg NOTEBOOK --help\n       ganseg segment --help"
-        parser.usage += "\n       ganseg parts --help\n       ganseg name --help\n       ganseg score --help"
+        others = "".join(f"\n       ganseg {name} --help" for name in ("NOTEBOOK", *OWN))
+        parser.usage = f"ganseg NOTEBOOK {USAGE}{others}"
         parser.epilog = "\n".join(["notebooks:", *(f"  {name:13} {_title(path)}" for name, path in sources.items())])
         parser.print_help()
     elif args.notebook not in sources:
@@ -227,4 +227,26 @@ def _parts(argv):
     parts.find_parts(run, (train.train, distill.distill, evaluate.evaluate), minutes)
 
 
-OWN = {"parts": _parts, "segment": _segment, "name": _name, "score": _score}  # commands that run no notebook
+def _export(argv):
+    parser = argparse.ArgumentParser(prog="ganseg export", description="Takes what a run learned to other programs.")
+    kinds = parser.add_subparsers(dest="what", required=True)
+    model = kinds.add_parser("model", help="the segmenter, with what its users must know beside it")
+    model.add_argument("--format", default="torch", choices=["torch", "onnx"], help="torch is safetensors")
+    pairs = kinds.add_parser("pairs", help="generated pictures with their part masks, which the data set folder reads")
+    pairs.add_argument("-n", type=int, default=5000, help="how many")
+    pairs.add_argument("--seed", type=int, help="of the pictures; without: the run's, as its segmenter saw them")
+    for kind in (model, pairs):
+        kind.add_argument("--run", required=True, help="DATASET/RUN, or a run's folder")
+        kind.add_argument("--out", help="a new folder; without: one in the run's folder")
+    args = parser.parse_args(argv)
+
+    from ganseg import export  # imports PyTorch, for which --help need not wait
+
+    if args.what == "model":
+        export.export_model(args.run, args.format, args.out)
+    else:
+        export.export_pairs(args.run, args.n, args.out, args.seed)
+
+
+OWN = {"parts": _parts, "segment": _segment, "name": _name, "score": _score,
+       "export": _export}  # commands that run no notebook

@@ -18,10 +18,11 @@ OPTIONAL = {name for name, field in Config.model_fields.items() if field.default
 
 # Settings that may change when a run is opened again: how long, where and how often it runs, not what it learns.
 FREE = {"max_steps", "distill_steps", "max_minutes", "device", "source", "max_test_pictures", "keep_checkpoints",
-        "keep_every_steps", "on_trouble", "devices", "threads", "fast", "ignore_label"}
+        "keep_every_steps", "on_trouble", "devices", "threads", "fast", "ignore_label", "tensorboard", "finetune_on",
+        "finetune_steps"}
 FREE |= {"log_every_steps", "sample_every_steps", "save_every_steps", *EvaluateConfig.model_fields}
 DISTILL = set(DistillConfig.model_fields)
-PATHS = ("source", "split_list", "warm_start", "features_weights", "backbone_weights")
+PATHS = ("source", "split_list", "warm_start", "features_weights", "backbone_weights", "finetune_on")
 NO_PATHS = ("none", "imagenet")  # words that stand for weights
 
 

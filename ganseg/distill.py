@@ -1,20 +1,31 @@
 """Distillation: a segmenter learns from an endless stream of generated (image, label) pairs."""
 
+import zlib
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 
-from ganseg import arguments, checkpoints, devices, runs
+from ganseg import arguments, checkpoints, devices, part_names, records, runs
+from ganseg.datasets import labelstudio
+from ganseg.datasets.loading import load_pictures
+from ganseg.datasets.source import locate
 from ganseg.devices import rng
+from ganseg.errors import UserError
 from ganseg.model import loading
-from ganseg.training import autoencoding, losses
+from ganseg.model.geometry import to_float
+from ganseg.training import autoencoding, losses, trained_on
 from ganseg.training.loop import Loop, progress
 
+MOVES = 0.3  # of corrected photos, see augment
 
-def distill(run, control=False):
+
+def distill(run, control=False, corrected=None):
     """Train the run's segmenter up to cfg.distill_steps, from its newest checkpoint where there is one.
 
-    run      from runs.open_run(..., needs="gan")
-    control  pairs from an untrained generator instead: what the segmenter would learn without the GAN
+    run        from runs.open_run(..., needs="gan")
+    control    pairs from an untrained generator instead: what the segmenter would learn without the GAN
+    corrected  Pictures of read_corrected, which are half of each batch of cfg.finetune_steps further steps
     Each pair is made for its step and then dropped, so that memory does not grow with their number.
     Yields one record (dict) per log line, as ganseg.train.train does.
     """
@@ -30,12 +41,16 @@ def distill(run, control=False):
     optimizer = torch.optim.Adam(S.parameters(), lr=cfg.lr_segmenter)
     parts = {"segmenter": S, "optimizer": optimizer}
     facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights, **taught_by}
+    outdated = _outdated(run, name, taught_by)
+    last_step, of_masks = _finetuning(run, None if outdated or control else run.load_state(name), corrected)
     S.train()
     with run.held():  # what could be a user's mistake has been read by now
         run.start(device)
-        loop = Loop(run, stage, name, parts, cfg.distill_steps, _outdated(run, name, taught_by), **facts)
+        if corrected:
+            trained_on.add_corrected(run, corrected)
+        loop = Loop(run, stage, name, parts, last_step, outdated, **facts, **of_masks)
         for step in loop.steps():
-            loop.add(**distill_step(G, S, optimizer, cfg, step))
+            loop.add(**distill_step(G, S, optimizer, cfg, step, corrected))
             if record := loop.finish_step():
                 yield record
 
@@ -60,21 +75,77 @@ def _outdated(run, name, taught_by):
     return run.checkpoints(name)
 
 
+def read_corrected(run):
+    """The corrected photos of cfg.finetune_on that are for training, as Pictures with labels 0..K, below 0 not known.
+
+    They are read as the data set `folder` is: half of them are held out by a hash, unless folders train/ and test/ or a
+    table say otherwise. Label Studio's JSON becomes such a folder first, corrections/ of the run. Raises UserError for
+    masks that cannot be of this run.
+    """
+    cfg, path = run.cfg, str(locate(run.cfg.finetune_on, "corrected masks", "finetune_on"))
+    if path.lower().endswith(".json"):
+        photos, path = locate(cfg.source, "the photos that were corrected"), run.folder / "corrections"
+        parts = part_names.read_parts(run)
+        with run.held():
+            labelstudio.unpack(Path(cfg.finetune_on), photos, {parts.names[k - 1]: k for k in parts.numbers}, path)
+    own = {"reader": "folder", "source": str(path), "max_train_pictures": None, "split_list": None, "classes": None}
+    try:
+        photos = load_pictures(cfg.model_copy(update=own), "fit")
+    except UserError as error:
+        raise UserError(str(error).replace("source:", "finetune_on:", 1)) from None
+    if photos.labels is None or not len(photos):
+        raise UserError(f"finetune_on: {path} holds no masks to learn from; it should hold images/ and masks/.")
+    tops = photos.labels.flatten(1).amax(dim=1)
+    if tops.max() > cfg.n_parts:
+        raise UserError(f"finetune_on: the mask of {photos.names[int(tops.argmax())]} holds label {int(tops.max())}; "
+                        f"{run.label} has the parts 1 to {cfg.n_parts}, and 0 is background.")
+    print(f"Fine-tuning on {len(photos):,} corrected photos; held out are others by {photos.split_by}.", flush=True)
+    return photos
+
+
+def _finetuning(run, state, corrected):
+    """The last step of a distillation that goes on from a segmenter's state, if any, and facts on corrected masks."""
+    if not corrected:
+        known = {"league": state["league"]} if state and "league" in state else {}
+        return run.cfg.distill_steps, known
+    digest = zlib.crc32(corrected.labels.numpy().tobytes(), zlib.crc32(corrected.images.numpy().tobytes()))
+    since = state["finetuned_from"] if state.get("corrected") == digest else state["step"]
+    league = records.joined([records.league(run.cfg, state), "supervised part masks"])
+    return since + run.cfg.finetune_steps, {"corrected": digest, "finetuned_from": since, "league": league}
+
+
 def distill_all(run):
-    """Distil the run's generator and, where the config asks for it, an untrained one as control."""
+    """Distil the run's generator and, where the config asks for it, an untrained one as control.
+
+    Where it names corrected masks, the segmenter is fine-tuned on them then.
+    """
     if "autoencoder" in (run.load_state("gan") or {}):
+        if run.cfg.finetune_on:
+            raise UserError(f"finetune_on: {run.label} is an auto-encoder, which learns from no masks; leave it out.")
         print(f"{run.label} is an auto-encoder: it segments photos itself, nothing is distilled.", flush=True)
         autoencoding.keep_as_segmenter(run)
         return
+    corrected = read_corrected(run) if run.cfg.finetune_on else None  # refused before hours of distillation
     yield from distill(run)
+    if corrected and run.load_state("segmenter")["step"] >= run.cfg.distill_steps:
+        yield from distill(run, corrected=corrected)
     if run.cfg.untrained_control:
         print("Control: the same distillation from an untrained generator")
         yield from distill(run, control=True)
 
 
-def distill_step(G, S, optimizer, cfg, step):
-    """One update of the segmenter S with fresh pairs of G; returns the loss and the accuracy as scalar tensors."""
+def distill_step(G, S, optimizer, cfg, step, corrected=None):
+    """One update of the segmenter S with fresh pairs of G; returns the loss and the accuracy as scalar tensors.
+
+    corrected  Pictures of which half of the batch is taken, moved a little and not mirrored; None: pairs alone
+    """
     images, labels = generate_pairs(G, cfg, step)
+    if corrected:
+        n, random = len(images) // 2, rng(cfg.seed, "corrected", step)
+        rows = torch.randint(len(corrected), (n,), generator=random)
+        photos, masks = (part[rows].to(images.device) for part in (corrected.images, corrected.labels.clamp(min=-1)))
+        photos, masks = augment(to_float(photos), masks, random, MOVES)
+        images, labels = torch.cat([photos, images[n:]]), torch.cat([masks, labels[n:]])
     torch.manual_seed(cfg.seed * 1_000_003 + step)  # DeepLab's dropout
     with devices.autocast(cfg, images.device):
         logits = S(images)
@@ -82,7 +153,7 @@ def distill_step(G, S, optimizer, cfg, step):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    return {"segmentation_loss": loss, "pixel_accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+    return {"segmentation_loss": loss, "pixel_accuracy": (logits.argmax(dim=1) == labels)[labels >= 0].float().mean()}
 
 
 @torch.no_grad()

@@ -69,6 +69,11 @@ def part_labels(run):
     return read_parts(run).labels
 
 
+def copy_parts(run, other):
+    """Take a run's parts for another folder's too, a Run of as many parts."""
+    change_parts(other, _read(run))
+
+
 def change_parts(run, changes):
     """Keep in the run what its parts are taken for, and return its Parts.
 

@@ -7,14 +7,15 @@ from ganseg import files
 from ganseg.errors import UserError
 
 # What a model may be taught with beside the photos; a league is one of these or several, as "A, B"
-LEAGUES = ("nothing", "ImageNet labels", "self-supervised features", "supervised foreground masks", "class labels",
-           "not known")
+LEAGUES = ("nothing", "ImageNet labels", "self-supervised features", "supervised foreground masks",
+           "supervised part masks", "class labels", "not known")
 OF_WEIGHTS = {"none": "nothing", "imagenet": "ImageNet labels", "released": "ImageNet labels"}  # others are not known
 # Notes of an evaluation: where masks come from that no segmenter of the run made, and how many pictures have none
 MASKS, WITHOUT = "masks", "test pictures without a mask"
 CLUSTERED = "features that are clustered"  # the network of a run that has no GAN
 OF_MASKS = ("n_parts", "source", "image_size", "crop")  # the settings that say something of such masks
 NUMBER = int | float
+_writers = {}  # (folder, stage) -> TensorBoard's, of this process
 TIMES = {"time_s": NUMBER, "steps_per_s": NUMBER, "left_s": NUMBER}
 ALWAYS = {  # what each line of a stage holds
     "train": TIMES, "distill": TIMES, "control": TIMES, "train_samples": {"background_share": NUMBER},
@@ -27,12 +28,34 @@ SETTINGS = {"source", "split_list", "image_size", "crop", "ignore_label", "max_t
 PENALTIES = ("concentration_loss", "area_loss", "gradient_penalty")  # of a training, known without labels
 
 
-def append(path, record):
-    """Add a record (dict with stage and step) as one line."""
+def append(path, record, tensorboard=False):
+    """Add a record (dict with stage and step) as one line, and its numbers to TensorBoard's files beside it."""
     with files.writing(path), _alone(path), open(path, "ab+") as file:
         if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
             file.write(b"\n")  # after a line that a crash cut short
         file.write((json.dumps(record) + "\n").encode())
+    if tensorboard:
+        with files.writing(path):
+            writer = tensorboard_writer(path.parent, record["stage"], record["step"])
+            for name, value in record.items():
+                if isinstance(value, NUMBER) and name != "step":
+                    writer.add_scalar(name, value, record["step"])
+            writer.flush()
+
+
+def tensorboard_writer(folder, stage, step=None):
+    """The writer of a run's stage, made once. Of an earlier process' numbers those of `step` and later ones are hidden.
+
+    Raises UserError where the package is missing.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # an option
+    except ImportError:
+        raise UserError("tensorboard: the package is missing; install it with pip install tensorboard, or leave "
+                        "tensorboard out (-p tensorboard false).") from None
+    if step is not None and (folder, stage) not in _writers:
+        _writers[folder, stage] = SummaryWriter(folder / "tensorboard" / stage, purge_step=step)
+    return _writers.get((folder, stage))
 
 
 def read(path):

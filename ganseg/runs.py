@@ -150,7 +150,7 @@ class Run:
         """Append one line to metrics.jsonl and return it as a dict."""
         record = {"stage": stage, "step": step, **values}
         if not distributed.rank():
-            records.append(self.folder / "metrics.jsonl", record)
+            records.append(self.folder / "metrics.jsonl", record, self.cfg.tensorboard)
         return record
 
     def records(self, stage):

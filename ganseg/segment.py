@@ -19,7 +19,7 @@ from ganseg.datasets import decode
 from ganseg.datasets.source import list_pictures, printable
 from ganseg.errors import UserError
 from ganseg.figures import exports, pictures, report, tables
-from ganseg.model import loading
+from ganseg.model import exported, loading
 from ganseg.model.geometry import to_float
 
 BAND_PX = 2**20  # photos are labelled in bands of rows: the logits of 50 megapixels would take gigabytes
@@ -30,10 +30,16 @@ COLUMNS = ["photo", "mask", "part", "name", "area_px", "area_share", "centroid_x
 def load(run, device="auto"):
     """The newest segmenter of a run (a Run, or its folder, DATASET/NAME or NAME) as a PhotoSegmenter.
 
-    Raises UserError where there is no such run or it has no segmenter.
+    run may also be a folder of `ganseg export model`, or hf:OWNER/NAME of the Hugging Face hub. Raises UserError where
+    there is no such run or it has no segmenter.
     """
-    run = run if isinstance(run, runs.Run) else runs.find(str(run))
     device = devices.choose_device(device)
+    if not isinstance(run, runs.Run):
+        if folder := exported.find(run):
+            run, state, path = exported.read(folder)
+            network = loading.segmenter_of(run.cfg, state, path).to(device).eval()
+            return PhotoSegmenter(run.cfg, network, device, run)
+        run = runs.find(str(run))
     return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device, run)
 
 

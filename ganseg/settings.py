@@ -101,6 +101,7 @@ class TrainConfig(BaseModel):
     save_every_steps: Count = 500
     keep_checkpoints: Count = 2  # the newest of each stage
     keep_every_steps: Count | None = None  # these stay as well
+    tensorboard: bool = False  # numbers to <run>/tensorboard too, by the package tensorboard
 
 
 class DistillConfig(BaseModel):
@@ -114,6 +115,9 @@ class DistillConfig(BaseModel):
     lr_segmenter: Positive = 3.0e-4
     distill_augment: bool = False  # move and recolour the pairs; helps segmenters without ImageNet weights
     distill_moves: Weight = 1.0  # how far, in units of distill.augment's; small where a segmenter is told positions
+    # Folder or zip of images/ and corrected masks/, part numbers as the run's, that the finished segmenter learns from
+    finetune_on: str | None = None
+    finetune_steps: Count = 300  # of batches of which corrected photos are one half, generated pairs the other
 
 
 class EvaluateConfig(BaseModel):

@@ -18,7 +18,7 @@ LAYERS = [
     ["checkpoints", "devices", "distributed", "figures", "generator", "metrics", "model", "part_names", "records",
      "runs", "sources"],
     ["arguments", "datasets", "measuring", "training"],
-    ["distill", "evaluate", "official", "parts", "prepare", "score", "segment", "train"],
+    ["distill", "evaluate", "export", "official", "parts", "prepare", "score", "segment", "train"],
     ["cli", "experiments", "viewer"],
 ]  # fmt: skip
 LONGEST_CHAIN = 7  # imports, one after another
@@ -28,7 +28,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 300, 40  # lines
 LONG_FUNCTIONS = {}
 # Imports inside functions must name a reason in a comment on their line: the library is slow or optional
 SLOW_OR_OPTIONAL = {f"ganseg.{name}" for name in (  # of our own: they bring PyTorch or NumPy
-    "distill", "evaluate", "part_names", "parts", "prepare", "runs", "score", "segment", "train")}
+    "distill", "evaluate", "export", "part_names", "parts", "prepare", "runs", "score", "segment", "train")}
 
 
 def imports_of(tree, wanted=ast.walk):

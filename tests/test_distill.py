@@ -1,13 +1,19 @@
 """The pairs that a segmenter learns from, and going on where distillation stopped."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ganseg import distill, evaluate, runs, train
 from ganseg.checkpoints import load_checkpoint
+from ganseg.datasets.base import Pictures
 from ganseg.devices import rng
+from ganseg.errors import UserError
 from ganseg.model import loading
+from ganseg.training import losses, trained_on
 
 
 def squares():
@@ -126,3 +132,87 @@ def test_the_step_that_a_segmenter_names_is_the_one_it_learned_from(tiny_run, qu
     newest.write_bytes(whole)
     list(distill.distill(run))
     assert run.load_state("segmenter")["gan_step"] == 4  # distilled anew from the mended one
+
+
+def corrections(folder, n=3, label=2, size=32):
+    """n photos to train on and one to test on, of one colour each, whose masks hold a part on the left."""
+    for i in range(n + 1):
+        split = "train" if i < n else "test"
+        for kind, array in (("images", np.full((size, size, 3), 40 * i, np.uint8)),
+                            ("masks", np.repeat(np.uint8([[label, 0]]), size, 0).repeat(size // 2, 1))):
+            (folder / kind / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / kind / split / f"{i}.png")
+    return str(folder)
+
+
+WISHES = {"segmenter": "unet", "segmenter_width": 4, "distill_batch_size": 4, "distill_steps": 2}
+
+
+def test_corrected_masks_are_half_of_each_batch(tiny, tmp_path, monkeypatch):
+    cfg, seen = tiny(distill_batch_size=6), []
+    photos = Pictures(torch.full((3, 3, 32, 32), 255, dtype=torch.uint8), ["a", "b", "c"],
+                      torch.tensor([0, 1, -2]).view(3, 1, 1).expand(3, 32, 32))
+    monkeypatch.setattr(losses, "segmentation_loss", lambda logits, labels: seen.append(labels) or logits.sum())
+    inputs = []
+
+    class Network(torch.nn.Conv2d):
+        def forward(self, images):
+            inputs.append(images)
+            return super().forward(images)
+
+    S, G = Network(3, 4, 1), loading.build_generator(cfg).eval()
+    for corrected in (photos, None):
+        distill.distill_step(G, S, torch.optim.SGD(S.parameters(), lr=0.1), cfg, 0, corrected)
+    assert torch.equal(inputs[0][3:], inputs[1][3:]) and torch.equal(seen[0][3:], seen[1][3:])
+    assert inputs[0][:3].mean() > 0.7 and all(labels.unique().tolist() in ([0], [1], [-1]) for labels in seen[0][:3])
+
+
+def test_corrections_continue_a_finished_segmenter_and_new_ones_continue_it_again(trained, tiny_run, tmp_path, capsys):
+    wishes = {**WISHES, "finetune_on": corrections(tmp_path / "c"), "finetune_steps": 3}
+    assert [r["step"] for r in distill.distill_all(tiny_run("trained", **wishes))] == [2, 5]
+    state = runs.find(trained.folder).load_state("segmenter")
+    assert state["league"] == "supervised part masks" and "Fine-tuning on 3 corrected photos" in capsys.readouterr().out
+    assert list(distill.distill_all(tiny_run("trained"))) == []  # all is done
+    corrections(tmp_path / "c", 4)
+    assert [r["step"] for r in distill.distill_all(tiny_run("trained"))] == [8]
+    assert [r["step"] for r in distill.distill_all(tiny_run("trained", finetune_on="none", distill_steps=9))] == [9]
+    assert runs.find(trained.folder).load_state("segmenter")["league"] == "supervised part masks"
+
+
+def test_a_stopped_fine_tuning_goes_on_to_the_same_weights(trained, tiny_run, tmp_path, monkeypatch):
+    wishes = {**WISHES, "finetune_on": corrections(tmp_path / "c"), "finetune_steps": 3, "save_every_steps": 3}
+    list(distill.distill_all(tiny_run("trained", **wishes)))
+    whole = trained.load_state("segmenter")
+    for path in trained.checkpoints("segmenter")[-1:]:
+        path.unlink()
+    assert trained.load_state("segmenter")["step"] == 3
+    list(distill.distill_all(tiny_run("trained")))
+    again = trained.load_state("segmenter")
+    assert again["step"] == whole["step"] == 5
+    assert all(torch.equal(value, again["segmenter"][name]) for name, value in whole["segmenter"].items())
+
+
+def test_corrected_photos_count_as_trained_on(trained, tiny_run, tmp_path):
+    photos = distill.read_corrected(tiny_run("trained", **WISHES, finetune_on=corrections(tmp_path / "c")))
+    trained_on.add_corrected(trained, photos)  # creatures are drawn: there is no table
+    assert not (trained.folder / trained_on.TABLE).exists()
+    trained_on.keep(trained, photos.take([0]))
+    trained_on.add_corrected(trained, photos)
+    trained_on.add_corrected(trained, photos)
+    assert trained_on.count(trained, photos) == {trained_on.NOTE: 3}
+    assert len((trained.folder / trained_on.TABLE).read_text().splitlines()) == 1 + 1 + 3
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda c: corrections(c, label=9), "finetune_on: the mask of .*0.png holds label 9; creatures/trained has"),
+    (lambda c: shutil.rmtree(c / "masks"), "finetune_on: .*c holds no masks to learn from"),
+    (lambda c: shutil.rmtree(c), "finetune_on: there is no .*c"),
+    (lambda c: Image.new("L", (8, 8)).save(c / "masks/train/1.png"),
+     "finetune_on: the mask .*1.png cannot be used"),
+])
+def test_corrections_that_cannot_be_are_one_sentence_before_any_training(trained, tiny_run, tmp_path, change, said):
+    corrections(tmp_path / "c")
+    change(tmp_path / "c")
+    with pytest.raises(UserError, match=said):
+        list(distill.distill_all(tiny_run("trained", **WISHES, finetune_on=str(tmp_path / "c"))))
+    assert trained.newest("segmenter") is None

@@ -305,7 +305,7 @@ def test_a_data_set_that_moved_is_announced(tmp_path, monkeypatch, capsys):
     assert runs.open_run("cub", "x").cfg.source == "/b/CUB"
 
 
-PATHS = ["source", "split_list", "warm_start", "features_weights", "backbone_weights"]
+PATHS = ["source", "split_list", "warm_start", "features_weights", "backbone_weights", "finetune_on"]
 
 
 @pytest.mark.parametrize("field", PATHS)

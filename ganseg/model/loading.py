@@ -97,12 +97,17 @@ def read_segmenter(run, name="segmenter", device="cpu", step=None):
     path, state = run.intact(name, step)
     if path is None:
         raise runs.missing(run.folder, "segmenter")
-    cfg = run.cfg.model_copy(update={"backbone_weights": "none"})  # the checkpoint holds it
-    if "members" in state:
+    return segmenter_of(run.cfg, state, path).to(device).eval(), state
+
+
+def segmenter_of(cfg, state, path):
+    """The segmenter of a checkpoint's content, which may be a consensus; path is for messages."""
+    cfg = cfg.model_copy(update={"backbone_weights": "none"})  # the checkpoint holds it
+    if state.get("members"):
         members = [build_segmenter(cfg) for _ in range(state["members"])]
         network = Consensus(members, torch.zeros(len(members), cfg.n_parts + 1))
     elif "network" in state:
         network = Clusters(load_backbone(state["network"], pretrained=False), cfg.n_parts)
     else:
         network = build_segmenter(cfg)
-    return checkpoints.load_weights(network, state.get("segmenter"), path).to(device).eval(), state
+    return checkpoints.load_weights(network, state.get("segmenter"), path)

@@ -71,7 +71,7 @@ def _with_positions(x):
     """(B, C, H, W) -> (B, C + 2, H, W): x and y of each pixel in [-1, 1] as further channels."""
     down, across = (torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:])
     positions = torch.stack(torch.meshgrid(across, down, indexing="xy"))
-    return torch.cat([x, positions.expand(len(x), -1, -1, -1)], dim=1)
+    return torch.cat([x, positions.expand(x.shape[0], -1, -1, -1)], dim=1)
 
 
 class UNet(nn.Module):

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from ganseg import checkpoints, config, distributed, signals
+from ganseg import checkpoints, config, distributed, records, signals
 from ganseg.devices import SharedCores, has_bf16, peak_gb, rng
 from ganseg.errors import UserError
 from ganseg.figures import pictures
@@ -34,6 +34,8 @@ class Loop:
     def __init__(self, run, stage, name, parts, max_steps, outdated=(), **facts):
         self.run, self.stage, self.name, self.parts, self.max_steps = run, stage, name, parts, max_steps
         self.outdated, self.facts = outdated, facts
+        if run.cfg.tensorboard:  # a missing package is told before the first step
+            records.tensorboard_writer(run.folder, stage)
         self.attempt, self.since = 0, 0  # how often this training was rolled back, and to which step
         networks = [part for part in parts.values() if isinstance(part, torch.nn.Module)]
         self.device = next(networks[0].parameters()).device

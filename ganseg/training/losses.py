@@ -72,14 +72,15 @@ def area_targets(generated, kind):
 
 
 def segmentation_loss(logits, labels):
-    """Half cross-entropy, half Dice: logits (B, C, H, W), labels (B, H, W) integers."""
-    return 0.5 * F.cross_entropy(logits, labels) + 0.5 * dice_loss(logits.softmax(dim=1), labels)
+    """Half cross-entropy, half Dice: logits (B, C, H, W), labels (B, H, W) integers, -1 where not known."""
+    return 0.5 * F.cross_entropy(logits, labels, ignore_index=-1) + 0.5 * dice_loss(logits.softmax(dim=1), labels)
 
 
 def dice_loss(probabilities, labels, eps=1e-8):
     """1 - Dice per image and class, background included: (B, C, H, W) and (B, H, W) -> scalar in [0, 1]."""
-    C = probabilities.shape[1]
-    truth = F.one_hot(labels, C).permute(0, 3, 1, 2).to(probabilities)  # (B, C, H, W)
+    C, known = probabilities.shape[1], (labels >= 0)[:, None]
+    truth = F.one_hot(labels.clamp(min=0), C).permute(0, 3, 1, 2).to(probabilities) * known  # (B, C, H, W)
+    probabilities = probabilities * known
     overlap = (probabilities * truth).sum(dim=(2, 3))
     total = probabilities.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
     return (1 - (2 * overlap + eps) / (total + eps)).mean()

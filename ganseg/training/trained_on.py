@@ -12,7 +12,7 @@ from ganseg.errors import UserError
 
 TABLE = "trained_on.csv"
 COLUMNS = ["name", "checksum", "by"]
-OWN, EARLIER = "this run", "its warm start"  # in the column by
+OWN, EARLIER, CORRECTED = "this run", "its warm start", "its fine-tuning"  # in the column by
 NOTE = "test pictures that were trained on"
 
 
@@ -47,14 +47,19 @@ def keep(run, photos):
     """Write the names and checksums of what a run is trained on, and of what its warm start was, into its folder."""
     if photos.checksums is None or distributed.rank():
         return
-    rows = [(name, checksum, OWN) for name, checksum in zip(photos.names, photos.checksums.tolist(), strict=True)]
+    rows = _rows(photos, OWN)
     if run.cfg.warm_start:
         earlier = _read(type(run)(Path(run.cfg.warm_start).parents[1], None))
         rows += [(name, checksum, EARLIER) for name, checksum, _ in earlier]
         if not earlier:
             print(f"It is not known what {run.cfg.warm_start} was trained on.", flush=True)
-    with files.whole(run.folder / TABLE) as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    _write(run, rows)
+
+
+def add_corrected(run, photos):
+    """Write the corrected photos that the segmenter learns from into the table too, where there is one."""
+    if rows := _read(run):
+        _write(run, dict.fromkeys([*rows, *_rows(photos, CORRECTED)]))
 
 
 def count(run, photos):
@@ -77,6 +82,15 @@ def count(run, photos):
         return {NOTE: int(seen.sum())}
     print(f"{only_named:,} more have the name of a training picture, and other content.", flush=True)
     return {NOTE: int(seen.sum()), "test pictures named as a training picture, with other content": only_named}
+
+
+def _rows(photos, by):
+    return [(str(name), checksum, by) for name, checksum in zip(photos.names, photos.checksums.tolist(), strict=True)]
+
+
+def _write(run, rows):
+    with files.whole(run.folder / TABLE) as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
 
 
 def _read(run):
