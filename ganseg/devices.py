@@ -12,6 +12,8 @@ import torch
 
 from ganseg.errors import UserError
 
+SMALL_PX, FEW_CORES = 64, 2  # see few_threads
+
 
 def choose_device(name):
     """torch.device of auto (cuda, mps, cpu in this order), cuda, mps or cpu; UserError if it is not there."""
@@ -121,3 +123,17 @@ def memory_format(cfg, device):
     """channels_last where the config asks for it, on CUDA only. On the CPU a backward pass in it can hang."""
     wanted = cfg.channels_last and device.type == "cuda"
     return torch.channels_last if wanted else torch.contiguous_format
+
+
+@contextlib.contextmanager
+def few_threads(image_size):
+    """One thread inside the block where pictures are small or cores are few.
+
+    Of two threads that paint for a browser, one that waits for the browser's core stops both.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if image_size <= SMALL_PX or before <= FEW_CORES else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -90,6 +90,10 @@ class PhotoSegmenter:
         labels = labels if parts is None else torch.from_numpy(parts.apply(labels))
         return np.array([largest[labels == k].mean().item() for k in range(1, self.cfg.n_parts + 1)])
 
+    def measure(self, labels):
+        """measure_parts of a photo's labels."""
+        return measure_parts(labels, self.cfg.n_parts)
+
     def labels(self, logits, size):
         """Logits (K + 1, S, S) of a photo's square -> labels uint8 (H, W) of the photo of size (W, H)."""
         W, H = size

@@ -72,7 +72,7 @@ def number_parts(picture, centers, there=None, colors=None):
     draw, radius = ImageDraw.Draw(image), max(7, image.width // 32)
     for k, (color, (x, y)) in enumerate(zip(colors, np.asarray(centers), strict=True)):
         if there is None or there[k]:
-            x, y = ((v + 1) / 2 * (image.width - 1) for v in (x, y))
+            x, y = ((v + 1) / 2 * (side - 1) for v, side in zip((x, y), image.size, strict=True))
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(color), outline="black")
             ink = "black" if sum(color) > 300 else "white"
             draw.text((x, y), str(k + 1), fill=ink, anchor="mm", font_size=1.4 * radius)

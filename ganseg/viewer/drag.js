@@ -101,6 +101,12 @@ function render({ model, el }) {
     return sorted.length && sorted[0][0] <= REACH_PX ? sorted[0][1] : null;
   }
 
+  function partAt(event) { // the part that the pixel under the pointer belongs to, from 1; 0 for background
+    const labels = model.get("labels"), side = Math.sqrt(labels.byteLength);
+    const [column, row] = pointer(event).map((px) => Math.min(side - 1, Math.max(0, Math.floor((px / size()) * side))));
+    return side ? labels.getUint8(row * side + column) : 0;
+  }
+
   canvas.addEventListener("pointerdown", (event) => {
     canvas.focus();
     const found = nearest(event);
@@ -110,11 +116,18 @@ function render({ model, el }) {
       newGesture();
     }
     choose(found);
+    if (!held && partAt(event)) {
+      model.set("selected", partAt(event));
+      model.save_changes();
+      live.textContent = model.get("names")[partAt(event) - 1];
+    }
     event.preventDefault();
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (held) move(...pointer(event).map(fromScreen));
-    else canvas.style.cursor = nearest(event) ? "grab" : "default";
+    if (held) return move(...pointer(event).map(fromScreen));
+    const near = nearest(event), part = near ? near[0] + 1 : partAt(event);
+    canvas.style.cursor = near ? "grab" : part ? "pointer" : "default";
+    canvas.title = part ? model.get("names")[part - 1] : "";
   });
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (held = false));
   canvas.addEventListener("keydown", (event) => {
@@ -138,6 +151,21 @@ function render({ model, el }) {
 
   canvas.addEventListener("blur", () => (leaving = false));
 
+  function undoOrRedo(event) {
+    const key = event.key.toLowerCase(), isText = event.target.matches("textarea, input[type=text], input[type=number]");
+    if (isText || !(event.ctrlKey || event.metaKey) || !(key === "z" || key === "y")) return;
+    model.send(key === "y" || event.shiftKey ? "redo" : "undo");
+    event.preventDefault();
+    event.stopPropagation();
+  }
+  let panel = canvas; // then all of the inspector around it, which is there a moment later
+  panel.addEventListener("keydown", undoOrRedo);
+  const settled = setTimeout(() => {
+    panel.removeEventListener("keydown", undoOrRedo);
+    panel = canvas.closest(".ganseg-inspector") || canvas;
+    panel.addEventListener("keydown", undoOrRedo);
+  }, 500);
+
   async function takePicture() {
     const turn = ++newest, bytes = model.get("png");
     const next = bytes.byteLength ? await createImageBitmap(new Blob([bytes], { type: "image/png" })) : null;
@@ -156,6 +184,8 @@ function render({ model, el }) {
   takePoints();
   takePicture();
   return () => {
+    clearTimeout(settled);
+    panel.removeEventListener("keydown", undoOrRedo);
     for (const name in listeners) model.off(`change:${name}`, listeners[name]);
   };
 }

@@ -1,6 +1,5 @@
 """A generated picture that can be taken apart: its scene, the edits, and what is shown of it, without widgets."""
 
-import contextlib
 import json
 import math
 from typing import NamedTuple
@@ -22,8 +21,6 @@ SAMPLED = {  # what can be drawn anew alone -> fields of Scene
 SHAPE = ("n_parts", "n_per", "embedding_dim")  # what must agree between a saved scene and a model
 GREY = 221  # of what no shown part holds
 MAX_UNDO = 500
-# Up to these sizes one thread paints. Of two threads, one that waits for the browser's core stops both.
-SMALL_PX, FEW_CORES = 64, 2
 PAGE_PX = 256  # smallest width of pictures for people
 
 
@@ -53,7 +50,7 @@ class Inspector:
     def __init__(self, G, seed=0, label="", folder=None, taken_for=None):
         self.G, self.cfg, self.label, self.folder = G.eval(), G.cfg, label, folder
         self.taken_for = taken_for or part_names.make_parts({}, G.cfg.n_parts)  # for names and colours
-        self.seed, self._past, self._gesture, self._painted = seed, [], None, (None, None)
+        self.seed, self._past, self._undone, self._gesture, self._painted = seed, [], [], None, (None, None)
         self.scene = self.sample(seed)
 
     @torch.inference_mode()
@@ -71,10 +68,22 @@ class Inspector:
 
     def undo(self):
         """Take the last edit back; False where there is none."""
-        if self._past:
-            self.scene, self._gesture = self._past.pop(), None
+        return self._go(self._past, self._undone)
+
+    def redo(self):
+        """Make the edit again that undo took back last; False where there is none, as after another edit."""
+        return self._go(self._undone, self._past)
+
+    def _go(self, scenes, back):
+        if scenes:
+            back.append(self.scene)
+            self.scene, self._gesture = scenes.pop(), None
             return True
         return False
+
+    def as_drawn(self):
+        """An Inspector of the sample before all edits."""
+        return Inspector(self.G, self.seed, self.label, self.folder, self.taken_for)
 
     def set_points(self, points, gesture=None):
         """All points at once, (K, n_per, 2), as they come from dragging."""
@@ -93,11 +102,20 @@ class Inspector:
         points[k] = center + scale * (points[k] - center) @ torch.tensor([[cos, sin], [-sin, cos]])
         self._edit(self.scene._replace(points=points), gesture)
 
+    def reset_part(self, part):
+        """Points and appearance of one part as the sample was drawn."""
+        self._take(part, self.seed, "points", "w")
+
     def take_appearance(self, part, seed):
         """Give one part the appearance it has in another sample."""
-        w = self.scene.w.clone()
-        w[self._index(part)] = self.sample(seed).w[self._index(part)]
-        self._edit(self.scene._replace(w=w))
+        self._take(part, seed, "w")
+
+    def _take(self, part, seed, *fields):
+        other, k = self.sample(seed), self._index(part)
+        taken = {name: getattr(self.scene, name).clone() for name in fields}
+        for name, value in taken.items():
+            value[k] = getattr(other, name)[k]
+        self._edit(self.scene._replace(**taken))
 
     def resample(self, what, seed):
         """Take points, appearance or background, and nothing else, from another sample."""
@@ -119,6 +137,7 @@ class Inspector:
     def _edit(self, scene, gesture=None):
         if gesture is None or gesture != self._gesture:
             self._past = [*self._past, self.scene][-MAX_UNDO:]
+        self._undone = []
         self.scene, self._gesture = scene, gesture
 
     def _index(self, part):
@@ -135,7 +154,7 @@ class Inspector:
         On a CPU a large model makes the masks in a third of the time.
         """
         scene, painted = self._painted
-        with _few_threads(self.cfg.image_size):
+        with devices.few_threads(self.cfg.image_size):
             if scene is not self.scene:
                 points, w = (field[None].to(self.G.w_const.device) for field in (self.scene.points, self.scene.w))
                 _, *maps = self.G.make_masks(points, w)  # heatmaps, masks
@@ -214,7 +233,7 @@ class Inspector:
         S = self.cfg.image_size
         masks = torch.zeros(1, self.cfg.n_parts + 1, S, S)
         masks[:, 0] = 1
-        with _few_threads(S):
+        with devices.few_threads(S):
             return self._blend(self.scene, masks)
 
     # Texts and files
@@ -250,16 +269,6 @@ class Inspector:
         frames += frames[-2:0:-1]
         with files.whole(path, "wb") as file:
             frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=frame_ms, loop=0)
-
-
-@contextlib.contextmanager
-def _few_threads(image_size):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if image_size <= SMALL_PX or before <= FEW_CORES else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _as_tensor(name, values, shape):

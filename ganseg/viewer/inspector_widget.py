@@ -13,7 +13,7 @@ import traitlets
 from ganseg.errors import UserError
 from ganseg.figures import pictures
 from ganseg.viewer.inspector import LAYERS, SAMPLED, Inspector, open_inspector
-from ganseg.viewer.panel import WIDE, Panel, alert
+from ganseg.viewer.panel import WIDE, Panel, alert, downloads, image_widget, put
 
 DEFER_S = 0.15  # a model whose masks take longer shows them first, and the picture when no newer edit waits
 PAUSE_S = 0.1  # long enough for the browser to send what it held back
@@ -29,6 +29,8 @@ class _DragPoints(anywidget.AnyWidget):
     selected = traitlets.Int(1).tag(sync=True)  # the part touched last, from 1
     shown = traitlets.List([]).tag(sync=True)  # indices, from 0, of the parts whose points are there
     colors = traitlets.List([]).tag(sync=True)
+    labels = traitlets.Bytes(b"").tag(sync=True)  # the part of each pixel, row by row, 0 background
+    names = traitlets.List([]).tag(sync=True)  # of the parts, shown under the pointer
     size = traitlets.Int(420).tag(sync=True)  # width and height on the screen in pixels
 
 
@@ -65,10 +67,14 @@ class _GeneratedInspector(Panel):
         self.way = _slider("interpolate", 0, 0, 1, 0.02)
         self.layer = ipywidgets.Dropdown(description="layer", options=LAYERS, value="masks", style=WIDE)
         self.opacity = _slider("opacity", 0.6, 0, 1, 0.05)
+        self.before = ipywidgets.ToggleButton(description="Before", tooltip="show the sample as it was drawn",
+                                              layout={"width": "auto"})
+        self.saved, self.gif = ipywidgets.HTML(), image_widget("gif")
         self.shown = [ipywidgets.ToggleButton(description=str(k), layout={"width": "3.2em"}) for k in inspector.parts]
         self.text = ipywidgets.Textarea(description="state", placeholder="a state as text (JSON)", style=WIDE,
                                         continuous_update=False, layout={"width": "98%"})
         self.children = self._arranged()
+        self.add_class("ganseg-inspector")  # where drag.js hears Ctrl+Z
         self._take_parts(inspector.taken_for)
         self._render()
         self._listen()
@@ -81,6 +87,7 @@ class _GeneratedInspector(Panel):
     def _take_parts(self, parts):
         chosen, self.inspector.taken_for = self.part.value or 1, parts
         self.drag.colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in parts.colors.tolist()]
+        self.drag.names = parts.labels
 
         def show():
             self.part.options = list(zip(parts.labels, self.inspector.parts, strict=True))
@@ -104,9 +111,10 @@ class _GeneratedInspector(Panel):
 
         anew = [button(f"its {what}", functools.partial(self._resample, what)) for what in SAMPLED]
         right = ipywidgets.VBox([
-            row(self.sample, button("Undo", self._undo),
-                button("Reset", lambda: self.inspector.new_sample(self.inspector.seed))),
-            row(self.part, button("appearance of other sample", self._take_appearance)),
+            row(self.sample, button("Undo", self._undo), button("Redo", self._redo),
+                button("Reset", lambda: self.inspector.new_sample(self.inspector.seed)), self.before),
+            row(self.part, button("Reset part", lambda: self.inspector.reset_part(self.part.value)),
+                button("appearance of other sample", self._take_appearance)),
             row(self.angle, self.scale),
             row(self.other, *anew),
             row(self.way),
@@ -117,7 +125,7 @@ class _GeneratedInspector(Panel):
         files = row(button("State as text", self._to_text), button("Load text", self._from_text),
                     button("Save picture and masks", self._save), button("Save GIF to other sample", self._save_gif))
         order = ipywidgets.Label("From the left: " + ", ".join(LAYERS[:4]))
-        return [row(self.drag, right), self.message, self.sheet, order, self.text, files]
+        return [row(self.drag, right), self.message, self.sheet, order, self.text, files, self.saved, self.gif]
 
     def _listen(self):
         """Connect each control with its edit.
@@ -133,13 +141,17 @@ class _GeneratedInspector(Panel):
         on(turned, lambda: scene.turn(part.value, *(f.value for f in turned), ("turn", self._gesture)), keep=turned)
         on(moved, lambda: scene.move_background(*(f.value for f in moved), ("moved", self._gesture)), keep=moved)
         on([way], lambda: scene.interpolate(other.value, way.value, ("way", self._gesture)), keep=[way])
-        on([part, other])
+        on([part, other], lambda: setattr(self.drag, "selected", part.value))
+        self._react(self._show, self.before)
         on([self.layer, self.opacity, *self.shown], keep=[*turned, way])
         self.drag.observe(on([], lambda: scene.set_points(self.drag.points, ("drag", self.drag.gesture))), "points")
         self.drag.observe(lambda change: setattr(part, "value", change.new), "selected")
+        edits = {"undo": self._undo, "redo": self._redo}
+        keys = {key: self._react(functools.partial(self._edit, edit)) for key, edit in edits.items()}
+        self.drag.on_msg(lambda _, pressed, buffers: keys[pressed]())
 
     def _edit(self, edit, keep=()):
-        said = edit()
+        said, self.before.value = edit(), False
         self._render(keep)
         return said
 
@@ -154,6 +166,9 @@ class _GeneratedInspector(Panel):
     def _undo(self):
         return "" if self.inspector.undo() else "There is nothing to undo."
 
+    def _redo(self):
+        return "" if self.inspector.redo() else "There is nothing to redo."
+
     def _to_text(self):
         self.text.value = self.inspector.to_json()
         return "Copy the text below; Load text brings the state back, in another session too."
@@ -164,13 +179,18 @@ class _GeneratedInspector(Panel):
 
     def _save(self):
         folder = self._folder()
-        pictures.save(self.inspector.paint().image, folder / "inspector.png")
         masks = pictures.indexed(self.inspector.labels, self.inspector.taken_for.colors)
-        pictures.save(masks, folder / "inspector_masks.png")
+        made = {"inspector.png": self.inspector.paint().image, "inspector_masks.png": masks}
+        for name, picture in made.items():
+            pictures.save(picture, folder / name)
+        self.saved.value = downloads({name: ("image/png", (folder / name).read_bytes()) for name in made})
         return f"Saved inspector.png and inspector_masks.png (pixel value = part) in {folder}"
 
     def _save_gif(self):
-        self.inspector.save_gif(self._folder() / "inspector.gif", self.other.value)
+        path = self._folder() / "inspector.gif"
+        self.inspector.save_gif(path, self.other.value)
+        put(self.gif, path.read_bytes())
+        self.saved.value = downloads({path.name: ("image/gif", self.gif.value)})
         return f"Saved inspector.gif in {self._folder()}"
 
     def _folder(self):
@@ -209,12 +229,14 @@ class _GeneratedInspector(Panel):
 
     def _show(self):
         parts = [k for k, button in zip(self.inspector.parts, self.shown, strict=True) if button.value]
+        seen = self.inspector.as_drawn() if self.before.value else self.inspector
         with self.drag.hold_sync():
-            self.drag.png = pictures.png(self.inspector.layer(self.layer.value, parts, self.opacity.value))
-            self.drag.shown = [k - 1 for k in parts]
+            self.drag.png = pictures.png(seen.layer(self.layer.value, parts, self.opacity.value))
+            self.drag.labels = seen.labels.tobytes()
+            self.drag.shown = [] if self.before.value else [k - 1 for k in parts]
             if not self.inspector.has_points(self.drag.points):  # sent back, they would overtake a drag that goes on
                 self.drag.points = self.inspector.scene.points.tolist()
-        self.sheet.value = pictures.png(self.inspector.sheet(parts=parts, smallest=160, points=False))
+        self.sheet.value = pictures.png(seen.sheet(parts=parts, smallest=160, points=False))
 
 
 def _number(description, value):

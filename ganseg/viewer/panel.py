@@ -1,5 +1,6 @@
 """What the widgets share: a panel that says what is wrong, and pictures that hide while they are empty."""
 
+from base64 import b64encode
 from html import escape
 
 import ipywidgets
@@ -40,6 +41,15 @@ class Panel(ipywidgets.VBox):
 
 def alert(text):
     return f'<p role="alert" style="border-left: 4px solid #D55E00; padding-left: 0.6em">{escape(str(text))}</p>'
+
+
+def downloads(files):
+    """Links, as HTML, by which a browser saves files: {name: (kind as in image/png, bytes)}."""
+    style = "lm-Widget jupyter-widgets jupyter-button widget-button"
+    return " ".join(
+        f'<a class="{style}" style="width: auto" download="{escape(name)}" '
+        f'href="data:{kind};base64,{b64encode(content).decode()}">Download {escape(name)}</a>'
+        for name, (kind, content) in files.items())
 
 
 def image_widget(kind):

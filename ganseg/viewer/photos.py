@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
+from PIL import Image
 from scipy import ndimage
 
 from ganseg import part_names
@@ -19,6 +19,7 @@ from ganseg.metrics import landmarks, masks
 from ganseg.model import prediction
 
 VIEW_PX, CROP_PX = 256, 80  # pictures are enlarged to at least so many pixels
+OWN_PX = 1200  # own photos are shrunk to at most so many
 
 # The worst pictures have the lowest or the highest value of a quantity
 MEASURES = {"foreground_iou": "lowest", "landmark_error_with_bias": "highest", "keypoint_error_percent": "highest",
@@ -131,19 +132,39 @@ def _middle_of_largest_piece(mask):
 
 
 def view_file(run, model, source, part=None, strength=0.75):
-    """The user's own photo as a View of the square that the segmenter sees.
+    """The user's own photo as a View at its own size, OWN_PX at most, with the labels that `ganseg segment` gives it.
 
+    Centroids are in pixels of the photo.
     source  whatever PhotoSegmenter.segment takes: a path, the bytes of a file, a PIL image or an array
     Raises UserError when it cannot be read.
     """
     try:
-        square, size = decode.read_square(source, run.cfg.image_size, run.cfg.crop)
+        photo, square = decode.open_upright(source), model.square(source)
     except ValueError as error:
         name = source if isinstance(source, str | os.PathLike) else "the uploaded file"
         raise UserError(f"photo: {name} cannot be read ({error}); choose a JPEG, PNG, WebP or TIFF file.") from None
-    boxes = [decode.photo_box(size, run.cfg.image_size, run.cfg.crop)]
-    found = prediction.predict(model.network, torch.tensor(square).permute(2, 0, 1)[None], boxes).numpy()
-    return _view(square[None], found, part_names.read_parts(run), part, strength)
+    parts, logits = part_names.read_parts(run), model.logits(square[None])[0]
+    labels = parts.apply(model.labels(logits, photo.size))
+    confidence = model.confidence(logits, photo.size, parts)
+    measured = model.measure(labels)
+    rows = [_row(parts, k, area / labels.size, confidence[k - 1], x, y) for k, area, _, x, y in measured
+            if k in parts.numbers]
+    there = [area > 0 and part in (None, k) for k, area, *_ in measured]
+    middles = [[2 * float(x or 0) / max(photo.width - 1, 1) - 1, 2 * float(y or 0) / max(photo.height - 1, 1) - 1]
+               for *_, x, y in measured]
+    scale, mask = max(1, max(photo.size) / OWN_PX), labels if part is None else np.where(labels == part, labels, 0)
+    size = [max(1, round(side / scale)) for side in photo.size]
+    pair = photo.resize(size), Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
+    image, mask = (pictures.enlarge(np.asarray(one)[None], VIEW_PX) for one in pair)
+    painted = pictures.overlay(image, mask, parts.colors, strength)[0]
+    return View(pictures.number_parts(image[0], middles, there, parts.colors), painted, None, rows)
+
+
+def _row(parts, k, share, confidence, x, y):
+    """A row of View; a part of no pixels has its share alone."""
+    seen = {"confidence": float(confidence), "x_px": float(x), "y_px": float(y)} if share else dict.fromkeys(
+        ("confidence", "x_px", "y_px"))
+    return {"part": k, "label": parts.labels[k - 1], "area_share": share} | seen
 
 
 def _view(image, found, parts, part, strength, truth=None, landmarks=None):
@@ -162,13 +183,9 @@ def _view(image, found, parts, part, strength, truth=None, landmarks=None):
         true = pictures.overlay(large, pictures.enlarge(truth[0][None], VIEW_PX), truth[1], 0.9)
     if landmarks is not None:
         true = pictures.draw_points(large if true is None else true, landmarks[None, :, None], radius=3)
-    rows = []
     centroids = ((found.centroids[0] + 1) / 2 * (S - 1)).round(1).tolist()
-    for k, (x, y) in [(k - 1, centroids[k - 1]) for k in parts.numbers]:
-        area, confidence = float(found.area[0, k]), float(found.confidence[0, k])
-        seen = {"confidence": confidence, "x_px": x, "y_px": y}
-        rows.append({"part": k + 1, "label": parts.labels[k], "area_share": area}
-                    | (seen if area else dict.fromkeys(seen)))
+    rows = [_row(parts, k, float(found.area[0, k - 1]), found.confidence[0, k - 1], *centroids[k - 1])
+            for k in parts.numbers]
     photo = pictures.number_parts(large[0], found.centroids[0], there, parts.colors)
     painted = pictures.overlay(large, shown, parts.colors, strength)[0]
     return View(photo, painted, None if true is None else true[0], rows)

@@ -140,7 +140,7 @@ class _PhotoBrowser(Panel):
         if own is not None:
             view = photos.view_file(self.run, self.model, own, **chosen)
             name = "the uploaded photo" if isinstance(own, bytes) else own.name
-            caption = f"{name}, as the square that the segmenter sees"
+            caption = f"{name}, at its own size, with the labels of ganseg segment"
         elif self.shown is not None:
             measure, order = self.measure.value, "best" if self.best_first.value else "worst"
             i = self.photos.ranked(measure, self.best_first.value)[self.rank.value - 1]

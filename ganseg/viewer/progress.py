@@ -10,6 +10,7 @@ from ganseg import config, records, runs
 from ganseg.datasets import decode
 from ganseg.errors import UserError
 from ganseg.training import health
+from ganseg.training.loop import clock
 
 LATER = {"train": ("distill", "control"), "distill": ("control", "evaluate"), "control": ("evaluate",)}
 SILENT_LINES, SILENT_S = 5, 120  # silence lasts so many times the usual time between log lines, and at least so long
@@ -59,6 +60,32 @@ def read_progress(run, stage="train"):
     passed = bool(of_stage) and since[-1] != stage
     silent_s = max(0.0, time.time() - written.stat().st_mtime) if of_stage else None
     return Progress(cfg, of_stage, shares, steps, at_end, passed, silent_s)
+
+
+def list_runs():
+    """[(text, label)] of all runs, the one that wrote last first: how far each is, and the time that was left then."""
+    def written(folder):
+        return max((path.stat().st_mtime for path in folder.glob("metrics.jsonl")), default=0)
+
+    folders = [path.parent for path in runs.outputs_root().glob("*/*/config.yaml")]
+    return [(f"{label}: {_state(folder)}", label) for folder in sorted(folders, key=written, reverse=True)
+            for label in [runs.Run(folder, None).label]]
+
+
+def _state(folder):
+    """How far a run is, in words, by its last log line."""
+    try:
+        cfg, lines = config.read(folder / "config.yaml"), records.read(folder / "metrics.jsonl")
+    except UserError:
+        return "cannot be read"
+    last = next((line for line in reversed(lines) if not line["stage"].endswith("_samples")), None)
+    if last is None:
+        return "nothing is logged"
+    if last["stage"] not in LATER:
+        return f"{last['stage']} is done"
+    share = last["step"] / (cfg.max_steps if last["stage"] == "train" else cfg.distill_steps)
+    left = f", {clock(last['left_s'])} left" if share < 1 else ""
+    return f"{last['stage']} {min(share, 1):.0%}{left}"
 
 
 def read_sample_sheet(run, step):

@@ -24,6 +24,8 @@ STAGES = {"GAN": "train", "segmenter": "distill", "segmenter of the control": "c
 class TrainingView(Panel):
     """A run's last log line, curves, samples by step, and warnings, renewed while another process trains it.
 
+    A list offers all runs, with how far each is.
+
     A button and a timer read them again. The timer needs an event loop, as a notebook has. It ends with the widget
     (close), at the stage's last step, or after an hour without news; the button starts it again. `timer` is its
     asyncio.Task or None.
@@ -32,16 +34,19 @@ class TrainingView(Panel):
     def __init__(self, run, every_s=EVERY_S):
         super().__init__()
         self.run, self.every_s, self.timer, self.progress, self.news = run, every_s, None, None, 0.0
+        self.which = ipywidgets.Dropdown(description="run", style=WIDE)
         self.stage = ipywidgets.Dropdown(description="stage", options=STAGES, style=WIDE)
         self.again = ipywidgets.Button(description="Refresh")
         self.step = ipywidgets.SelectionSlider(description="samples of step", options=NO_STEP, style=WIDE,
                                                  layout={"width": "40em"})
         self.warnings, self.table = ipywidgets.HTML(), ipywidgets.HTML()
         self.curves, self.samples = image_widget("png"), image_widget("jpeg")
-        fields = ipywidgets.HBox([self.stage, self.again])
+        fields = ipywidgets.HBox([self.which, self.stage, self.again], layout={"flex_flow": "row wrap"})
         self.children = [fields, self.message, self.warnings, self.table, self.curves, self.step, self.samples]
         self.again.on_click(lambda _: self.refresh())
         self.stage.observe(lambda _: self.refresh(), "value")
+        self._list_runs = self._react(self._read_runs)
+        self._react(self._choose_run, self.which)
         self._react(self._show_samples, self.step)
         self._read_again = self._react(self._read)
         self.refresh()
@@ -49,10 +54,22 @@ class TrainingView(Panel):
     def refresh(self):
         """Read the run's folder and show what is there; go on doing so where there is an event loop."""
         self.progress = None
+        self._list_runs()
         self._read_again()
         if self.timer is None or self.timer.done():
             with contextlib.suppress(RuntimeError):  # a plain Python program has no loop: the button remains
                 self.timer = asyncio.get_running_loop().create_task(self._keep_reading())
+
+    def _read_runs(self):
+        there = progress.list_runs()
+        if self.run.label not in dict(map(reversed, there)):
+            there.append((f"{self.run.label}: not begun", self.run.label))
+        self.which.options = there
+        self.which.value = self.run.label
+
+    def _choose_run(self):
+        self.run, self.progress = runs.find(self.which.value), None
+        self._read()
 
     async def _keep_reading(self):
         while self.comm is not None and not (self.progress and self.progress.at_end):  # no comm: closed

@@ -89,7 +89,8 @@ def test_values_that_are_written_one_by_one_are_decoded():
     ([task("a.jpg", [region(np.ones((20, 30), bool), "head", original_width=31)])], "a brush holds 2400 values"),
     ([task("a.jpg", [region(np.ones((20, 30), bool), "head", value={"rle": [0, 0], "brushlabels": ["head"]})])],
      "end too early"),
-    ([task("a.jpg", [region(np.ones((20, 30), bool), "head"), region(np.ones((2, 3), bool), "head")])], "different sizes"),
+    ([task("a.jpg", [region(np.ones((20, 30), bool), "head"), region(np.ones((2, 3), bool), "head")])],
+     "different sizes"),
     ([task("a.jpg", [{"type": "brushlabels"}])], "annotation of a.jpg that cannot be used"),
 ])
 def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(photos, tmp_path, tasks, said):

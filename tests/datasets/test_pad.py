@@ -132,12 +132,14 @@ def test_labels_are_cut_back_to_the_photo(model, tmp_path):
     assert "a.png,a_parts.png,1,part 1,10000,0.500000," in (tmp_path / "out" / "parts.csv").read_text()
 
 
-def test_a_photo_of_ones_own_is_viewed_with_the_padding_left_unpainted(model, monkeypatch):
+def test_a_photo_of_ones_own_is_viewed_at_its_size_without_padding(model, monkeypatch):
     monkeypatch.setattr(photos.part_names, "read_parts", lambda run: photos.part_names.make_parts({}, 2))
     view = photos.view_file(model, model, encoded(halves(BLUE, BLUE)), strength=1.0)
     assert [row["area_share"] for row in view.rows] == [0.5, 0]
-    painted = (view.parts[::8, ::8] != BLUE).any(axis=-1)
-    np.testing.assert_array_equal(painted, INSIDE & (np.arange(32) >= 16))
+    painted = (view.parts != BLUE).any(axis=-1)
+    H, W = painted.shape
+    assert W == 2 * H
+    np.testing.assert_array_equal(painted, np.broadcast_to(np.arange(W) >= W / 2, (H, W)))
 
 
 def test_a_run_of_padded_photos_is_evaluated_on_the_photos_alone(tmp_path, monkeypatch):

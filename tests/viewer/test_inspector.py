@@ -146,6 +146,38 @@ def test_the_sample_as_it_was_drawn_comes_back_and_that_can_be_undone(inspector)
     assert inspector.scene is moved
 
 
+def test_what_undo_took_back_is_made_again_until_another_edit(inspector):
+    scenes = [inspector.scene]
+    for x in (0.1, 0.2, 0.3):
+        move(inspector, 1, x, x)
+        scenes.append(inspector.scene)
+    assert inspector.undo() and inspector.undo() and inspector.scene is scenes[1]
+    assert inspector.redo() and inspector.scene is scenes[2] and inspector.undo() and inspector.redo()
+    assert inspector.redo() and inspector.scene is scenes[3] and not inspector.redo()
+    inspector.undo()
+    move(inspector, 2, 0, 0)
+    last = inspector.scene
+    assert not inspector.redo() and inspector.scene is last
+    assert inspector.undo() and inspector.scene is scenes[2]
+
+
+def test_one_part_is_reset_alone_and_the_sample_as_drawn_is_there_beside_the_edits(inspector):
+    drawn = inspector.scene
+    for part in (1, 2):
+        move(inspector, part, 0.9, 0.9)
+        inspector.take_appearance(part, 7)
+    edited = inspector.scene
+    inspector.reset_part(2)
+    assert changed(inspector.scene, edited) == {"points", "w"} and changed(inspector.as_drawn().scene, drawn) == set()
+    for field in ("points", "w"):
+        now, first, before = (getattr(scene, field) for scene in (inspector.scene, drawn, edited))
+        assert torch.equal(now[1], first[1]) and torch.equal(now[0], before[0]) and torch.equal(now[2], before[2])
+    inspector.undo()
+    assert inspector.scene is edited
+    with pytest.raises(UserError, match="part: 9 is not there"):
+        inspector.reset_part(9)
+
+
 def test_undoing_a_new_sample_brings_the_picture_back(inspector):
     before = inspector.scene
     inspector.new_sample(4)

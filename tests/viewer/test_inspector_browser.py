@@ -192,7 +192,10 @@ def test_the_inspector_works_in_a_real_jupyterlab(page, tmp_path):
     # Undo takes the second drag back, whole
     page.get_by_role("button", name="Undo").click()
     wait_until(lambda: np.allclose(scene(page)[0].mean(axis=1)[part], goal, atol=0.05))
+    _undo_and_redo_by_keys(page, canvas)
+    _reset_a_part(page, canvas, part)
     _move_by_keyboard(page, canvas, part)
+    _click_a_part(page, canvas)
     _bring_back_from_beyond_the_border(page, canvas, part)
     _interpolate(page)
 
@@ -203,7 +206,10 @@ def test_the_inspector_works_in_a_real_jupyterlab(page, tmp_path):
     assert ask(page, "print(1 + 1)") == "2"
     page.screenshot(path=tmp_path / "3_edited.png")
 
+    _download(page, tmp_path)
     _photos(page, tmp_path)
+    _merge(page)
+    _other_runs(page)
     assert page.said == []
 
 
@@ -237,6 +243,87 @@ def _drag_fifty_times(page, canvas, goal):
         times.append(time.perf_counter() - start)
     page.mouse.up()
     print(f"from drag to picture: median {1000 * np.median(times):.0f} ms, load {os.getloadavg()[0]:.1f}")
+
+
+def _undo_and_redo_by_keys(page, canvas):
+    """From the picture and from a slider beside it; a field of text keeps its own."""
+    edited = scene(page)[0]
+    n_cells = page.locator(".jp-Notebook .jp-Cell").count()
+    for focus in (canvas.focus, page.locator(".widget-hslider", has_text="rotate").locator(".noUi-handle").focus):
+        focus()
+        page.keyboard.press("Control+z")
+        wait_until(lambda: not np.allclose(scene(page)[0], edited))
+        page.keyboard.press("Control+Shift+Z")
+        wait_until(lambda: np.allclose(scene(page)[0], edited))
+    assert page.locator(".jp-Notebook .jp-Cell").count() == n_cells
+    page.get_by_label("state", exact=True).fill("abc")
+    page.keyboard.press("Control+z")
+    page.get_by_label("state", exact=True).fill("")
+    assert np.allclose(scene(page)[0], edited)
+
+
+def _reset_a_part(page, canvas, part):
+    """The button Before shows the sample as drawn; Reset part brings one part back, and undo takes that back."""
+    drawn = np.array(json.loads(ask(page, "print(json.dumps(inspector.as_drawn().scene.points.tolist()))")))
+    edited = scene(page)[0]
+    assert not np.allclose(edited[part], drawn[part], atol=0.01)
+    before = page.get_by_role("button", name="Before", exact=True)
+    changed_pictures(page, canvas, before.click)
+    assert ask(page, "print(generated.drag.shown)") == "[]"
+    changed_pictures(page, canvas, before.click)
+    page.locator(".ganseg-inspector .widget-dropdown select").first.select_option(index=int(part))
+    page.get_by_role("button", name="Reset part").click()
+    wait_until(lambda: np.allclose(scene(page)[0][part], drawn[part], atol=1e-5))
+    page.get_by_role("button", name="Undo").click()
+    wait_until(lambda: np.allclose(scene(page)[0], edited))
+
+
+def _click_a_part(page, canvas):
+    """A click on the middle of a part's pixels chooses it, and the pointer shows its name there."""
+    labels = np.array(json.loads(ask(page, "print(json.dumps(inspector.labels.tolist()))")))
+    points = scene(page)[0]
+    handles = np.concatenate([points, points.mean(axis=1, keepdims=True)], axis=1).reshape(-1, 2).clip(-1, 1)
+    rows, columns = np.nonzero(labels)
+    places = 2 * np.stack([columns, rows], axis=1) / (len(labels) - 1) - 1
+    free = np.linalg.norm(places[:, None] - handles, axis=-1).min(axis=1).argmax()  # far from what can be dragged
+    part = labels[rows[free], columns[free]]
+    page.mouse.move(*place(canvas, *places[free]))
+    wait_until(lambda: canvas.get_attribute("title") == f"part {part}")
+    page.mouse.down()
+    page.mouse.up()
+    wait_until(lambda: ask(page, "print(generated.part.value)") == str(part))
+    assert np.allclose(scene(page)[0], points)
+
+
+def _download(page, tmp_path):
+    """Picture, masks and GIF are saved by the browser as they lie in the run, and the GIF is shown in place."""
+    folder = Path(ask(page, "print(generated._folder())"))
+    for button, names in (("Save picture and masks", ("inspector.png", "inspector_masks.png")),
+                          ("Save GIF to other sample", ("inspector.gif",))):
+        page.get_by_role("button", name=button).click()
+        for name in names:
+            link = page.get_by_text(f"Download {name}", exact=True)
+            link.wait_for()
+            with page.expect_download() as download:
+                link.click()
+            assert download.value.suggested_filename == name
+            assert Path(download.value.path()).read_bytes() == (folder / name).read_bytes()
+    gif = page.locator(".ganseg-inspector img.widget-image").last
+    wait_until(lambda: gif.evaluate("image => image.naturalWidth") > 200)
+    gif.scroll_into_view_if_needed()
+    page.screenshot(path=tmp_path / "3_gif.png")
+
+
+def _merge(page):
+    """A part that is merged into another one is named so on both sides."""
+    page.locator(".widget-dropdown", has_text="merge into").locator("select").select_option(label="part 1")
+    page.locator(".widget-dropdown option", has_text="3: part 1").nth(1).wait_for(state="attached")
+
+
+def _other_runs(page):
+    """The training side offers all runs."""
+    chosen = page.locator(".widget-dropdown", has_text="run").locator("select")
+    assert "tiny/shipped" in chosen.inner_text()
 
 
 def _move_by_keyboard(page, canvas, part):
@@ -313,7 +400,7 @@ def _photos(page, tmp_path):
     Image.new("RGB", (60, 40), "orange").save(tmp_path / "own.png")
     (tmp_path / "none.png").write_bytes(b"no picture")
     _upload(page, tmp_path / "own.png")
-    uploaded = page.get_by_text("the uploaded photo, as the square that the segmenter sees")
+    uploaded = page.get_by_text("the uploaded photo, at its own size")
     uploaded.wait_for()
     rank.fill("8")
     rank.press("Enter")

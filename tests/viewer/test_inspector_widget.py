@@ -1,6 +1,8 @@
 """The widget of the inspector, without a browser."""
 
 import asyncio
+import re
+from base64 import b64decode
 
 import ipywidgets
 import numpy as np
@@ -61,6 +63,47 @@ def test_undo_takes_back_a_whole_drag_and_moves_the_points_in_the_browser(view):
     assert view.inspector.scene is before and view.inspector.has_points(view.drag.points)
     press(view, "Undo")
     assert view.message.value == "There is nothing to undo."
+
+
+def test_keys_and_buttons_undo_and_redo(view):
+    before = view.inspector.scene
+    view.drag.set_state({"points": dragged(view, 2, 0.2), "gesture": 1})
+    after = view.inspector.scene
+    def pressed(keys):
+        view.drag._handle_custom_msg(keys, [])
+
+    for undo, redo in ((lambda: pressed("undo"), lambda: pressed("redo")),
+                       (lambda: press(view, "Undo"), lambda: press(view, "Redo"))):
+        undo()
+        assert view.inspector.scene is before
+        undo()
+        assert "nothing to undo" in view.message.value
+        redo()
+        assert view.inspector.scene is after and view.drag.points == after.points.tolist()
+        redo()
+        assert "nothing to redo" in view.message.value
+
+
+def test_before_shows_the_sample_as_drawn_without_points_until_it_is_edited(view):
+    drawn = view.drag.png
+    view.drag.set_state({"points": dragged(view, 2, 0.3), "gesture": 1})
+    edited = view.drag.png
+    assert view.drag.labels == view.inspector.labels.tobytes() and edited != drawn
+    view.before.value = True
+    assert view.drag.png == drawn and view.drag.shown == []
+    assert view.drag.labels == view.inspector.as_drawn().labels.tobytes()
+    view.before.value = False
+    assert view.drag.png == edited and view.drag.shown == [0, 1, 2]
+    view.before.value = True
+    view.part.value = 2
+    press(view, "Reset part")
+    assert not view.before.value and view.drag.shown == [0, 1, 2]
+    assert torch.equal(view.inspector.scene.points, view.inspector.as_drawn().scene.points)
+
+
+def test_a_chosen_part_is_chosen_on_the_picture_too_and_names_are_there(view):
+    view.part.value = 3
+    assert view.drag.selected == 3 and view.drag.names == ["part 1", "part 2", "part 3"]
 
 
 def test_sliders_of_a_part_start_anew_for_the_next_part(view):
@@ -155,8 +198,13 @@ def test_text_brings_the_state_back_and_bad_text_is_a_message(view, tiny):
 
 def test_what_is_saved_lies_in_the_run(trained):
     view = inspector_widget.generated_inspector(open_inspector(trained))
-    press(view, "Save picture and masks")
-    press(view, "Save GIF to other sample")
+    folder, links = trained.folder / "figures", []
+    for button in ("Save picture and masks", "Save GIF to other sample"):
+        press(view, button)
+        links += re.findall(r'download="(.*?)" href="data:image/(?:png|gif);base64,(.*?)"', view.saved.value)
+    assert {name: b64decode(content) for name, content in links} == {
+        path.name: path.read_bytes() for path in folder.glob("inspector*")}
+    assert view.gif.value == (folder / "inspector.gif").read_bytes() and view.gif.layout.display is None
     names = {path.name for path in (trained.folder / "figures").glob("inspector*")}
     saved = pictures.read_picture(trained.folder / "figures" / "inspector.png")
     assert np.array_equal(saved, view.inspector.paint().image)

@@ -188,7 +188,24 @@ def test_ones_own_photo_is_read_from_a_path_or_bytes(red_photos, tmp_path):
     of_set = red_photos.view(5)
     for view in views:
         np.testing.assert_array_equal(view.parts, of_set.parts)
-        assert view.rows == of_set.rows and view.truth is None
+        assert [row["area_share"] for row in view.rows] == [row["area_share"] for row in of_set.rows]
+        assert view.truth is None
+
+
+def test_ones_own_photo_is_shown_at_its_size_with_the_labels_of_segment(red_photos):
+    model, run = red_photos.model, red_photos.run
+    photo = np.repeat(np.repeat(pictures.to_uint8(red_photos.photos.images[5:6])[0], 12, axis=0), 20, axis=1)
+    labels, view = model.segment(photo), view_file(run, model, photo, strength=1.0)
+    assert view.parts.shape == photo.shape == (384, 640, 3)
+    painted = pictures.overlay(photo[None], labels[None], part_names.read_parts(run).colors, 1.0)[0]
+    np.testing.assert_array_equal(view.parts, painted)
+    for row in view.rows:
+        rows, columns = np.nonzero(labels == row["part"])
+        assert row["area_share"] == len(rows) / labels.size
+        if len(rows):
+            assert (row["x_px"], row["y_px"]) == pytest.approx((columns.mean(), rows.mean()), abs=0.01)
+    wide = view_file(run, model, np.repeat(np.repeat(photo, 4, axis=0), 4, axis=1))
+    assert wide.parts.shape == (720, 1200, 3)
 
 
 def test_a_photo_that_cannot_be_read_is_a_sentence(red_photos, tmp_path):

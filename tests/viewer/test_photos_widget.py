@@ -167,6 +167,28 @@ def test_a_run_that_is_not_there_yet_is_a_message_until_it_is(tiny_run):
     assert view.step.value == 1 and shown(view.samples).shape == (40, 50, 3)
 
 
+def test_all_runs_are_offered_with_how_far_they_are(tiny_run):
+    first, second = tiny_run("first", max_steps=8), tiny_run("second", distill_steps=4)
+    view = progress_widget.TrainingView(first)
+    assert view.which.options == (("creatures/first: not begun", "creatures/first"),)
+    first.start("cpu")
+    second.start("cpu")
+    first.log("train", 2, **{**LOGGED, "left_s": 3725.0})
+    second.log("distill", 4, segmentation_loss=0.5, pixel_accuracy=0.5, **LOGGED)
+    tiny_run("third").start("cpu")
+    tiny_run("evaluated").start("cpu")
+    runs.find("evaluated").log("evaluate", 4, foreground_iou=0.5, left_out={}, notes={})
+    view.again.click()
+    texts = {label: text.removeprefix(f"{label}: ") for text, label in view.which.options}
+    assert texts == {
+        "creatures/first": "train 25%, 01:02:05 left", "creatures/second": "distill 100%",
+        "creatures/third": "nothing is logged", "creatures/evaluated": "evaluate is done"}
+    assert view.which.value == "creatures/first" and "<td>2</td>" in view.table.value
+    view.stage.value = "distill"
+    view.which.value = "creatures/second"
+    assert view.run.label == "creatures/second" and "<td>4</td>" in view.table.value
+
+
 def test_the_newest_samples_are_followed_unless_others_were_chosen(tiny_run):
     run = tiny_run(max_steps=9)  # noqa: F811
     run.start("cpu")
