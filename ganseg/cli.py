@@ -212,16 +212,27 @@ def _score(argv):
 def _parts(argv):
     parser = arguments.add_parameters(argparse.ArgumentParser(
         prog="ganseg parts", description="Finds the parts of own photos: prepares, trains, distils, evaluates and "
-                                         "reports, and goes on where it stopped. -p minutes 40 limits all of it."))
+                                         "reports, and goes on where it stopped. -p minutes 40 limits all of it; "
+                                         "-p seeds \"[0, 1, 2]\" trains the best of three, see ganseg choose."))
     parser.add_argument("photos", help="a folder or zip")
     args = parser.parse_args(argv)
-    values = arguments.parameters(args, {"run", "minutes", *config.Config.model_fields} - {"dataset", "source"},
-                                  {"minutes": "float"})
+    known = {"run", "minutes", "seeds", *config.Config.model_fields} - {"dataset", "source"}
+    values = arguments.parameters(args, known, {"minutes": "float", "seeds": "list"})
     name, minutes = values.pop("run", "parts"), values.pop("minutes", None)
 
     # They import PyTorch, for which --help need not wait
     from ganseg import distill, evaluate, parts, prepare, train
 
+    if values.pop("seeds", None) and not parts.is_there(name):
+        if minutes is not None:
+            raise UserError("seeds: a choice among them has no limit of minutes; leave minutes out.")
+        parts.set_preset(name, values)
+        given = {**dict(args.p), "dataset": "folder", "source": args.photos, "run": name,
+                 "preset": values["preset"] or "none"}
+        if "n_parts" in values:
+            given["n_parts"] = f"[{given['n_parts']}]"  # a choice takes several
+        _notebook(["choose", *(word for pair in given.items() for word in ("-p", *pair))])
+        values = {}  # the chosen run has them
     run = parts.open_parts(args.photos, name, minutes, **values)
     prepare.say_what_is_there(run.cfg, prepare.build_cache(run))
     parts.find_parts(run, (train.train, distill.distill, evaluate.evaluate), minutes)

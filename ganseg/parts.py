@@ -18,10 +18,20 @@ def open_parts(source, name, minutes=None, **settings):
     """
     if minutes is not None and not minutes >= LEAST_MINUTES:
         raise UserError(f"minutes: {minutes} is not allowed; give {LEAST_MINUTES} or more, such as 40.")
-    if settings.get("preset") is None and not (runs.outputs_root() / "folder" / name / "config.yaml").exists():
+    set_preset(name, settings)
+    return runs.open_run("folder", name, source=source, **settings)
+
+
+def is_there(name):
+    """Whether there is a run of own photos of this name."""
+    return (runs.outputs_root() / "folder" / name / "config.yaml").exists()
+
+
+def set_preset(name, settings):
+    """Set `preset` in the settings of a run that is not there yet, where they have none."""
+    if settings.get("preset") is None and not is_there(name):
         is_gpu = devices.choose_device(settings.get("device") or "auto").type == "cuda"
         settings["preset"] = None if is_gpu else "modern"
-    return runs.open_run("folder", name, source=source, **settings)
 
 
 def find_parts(run, stages, minutes=None):

@@ -65,3 +65,23 @@ def test_the_command_prepares_too_and_wrong_words_are_one_sentence(photos, capsy
         cli.main(["parts", photos, "-p", "n_partz", "3"])
     with pytest.raises(SystemExit, match="minutes: 'soon' is not allowed; it should be"):
         cli.main(["parts", photos, "-p", "minutes", "soon"])
+
+
+def test_of_several_seeds_the_best_is_chosen_first(photos, monkeypatch):
+    asked = []
+
+    def choose(argv):
+        asked.append(argv)
+        parts.open_parts(photos, "best", **SETTINGS).start("cpu")
+
+    monkeypatch.setattr(cli, "_notebook", choose)
+    words = ["parts", photos, "--run", "best", "-p", "seeds", "[0, 1]", "-p", "n_parts", "3"]
+    with pytest.raises(SystemExit, match="seeds: a choice among them has no limit of minutes; leave minutes out"):
+        cli.main([*words, "-p", "minutes", "40"])
+    cli.main(words)
+    cli.main(words)  # goes on with the one that was chosen
+    (argv,) = asked
+    assert argv[0] == "choose" and dict(zip(argv[2::3], argv[3::3], strict=True)) == {
+        "seeds": "[0, 1]", "n_parts": "[3]", "dataset": "folder", "source": photos, "run": "best",
+        "preset": "modern"}
+    assert (runs.find("folder/best").folder / "report.html").exists()
