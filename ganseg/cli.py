@@ -244,8 +244,8 @@ def _export(argv):
     model = kinds.add_parser("model", help="the segmenter, with what its users must know beside it")
     model.add_argument("--format", default="torch", choices=["torch", "onnx"], help="torch is safetensors")
     pairs = kinds.add_parser("pairs", help="generated pictures with their part masks, which the data set folder reads")
-    pairs.add_argument("-n", type=int, default=5000, help="how many")
-    pairs.add_argument("--seed", type=int, help="of the pictures; without: the run's, as its segmenter saw them")
+    pairs.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                       help="n, how many (5000), and seed (without it the run's, as its segmenter saw them)")
     for kind in (model, pairs):
         kind.add_argument("--run", required=True, help="DATASET/RUN, or a run's folder")
         kind.add_argument("--out", help="a new folder; without: one in the run's folder")
@@ -256,7 +256,8 @@ def _export(argv):
     if args.what == "model":
         export.export_model(args.run, args.format, args.out)
     else:
-        export.export_pairs(args.run, args.n, args.out, args.seed)
+        given = arguments.parameters(args, {"n", "seed", "run"}, {"n": "int"})
+        export.export_pairs(given["run"], given.get("n", 5000), args.out, given.get("seed"))
 
 
 OWN = {"parts": _parts, "segment": _segment, "name": _name, "score": _score,

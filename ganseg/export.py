@@ -120,7 +120,7 @@ def export_pairs(run, n, out=None, seed=None):
         facts = {"run": run.label, "n": n, "seed": seed, **checkpoints.which_gan(state), "weights": weights,
                  "league": records.league(cfg, {"backbone_weights": "none"}), "image_size": cfg.image_size,
                  "labels": ["background", *part_labels(run)],
-                 "command": f"ganseg export pairs --run {run.label} -n {n} --seed {seed} --out {target.name}"}
+                 "command": f"ganseg export pairs --run {run.label} -p n {n} -p seed {seed} --out {target.name}"}
         files.write_text(folder / "manifest.json", json.dumps(facts, indent=1, ensure_ascii=False))
     print(f"exported {n:,} pairs of {run.label} -> {target}")
     return target

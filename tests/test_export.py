@@ -112,7 +112,7 @@ def test_what_cannot_be_exported_is_one_sentence(tiny_run, tmp_path, monkeypatch
     run = segmenter(tiny_run)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "config.json").write_text("mine")
-    for verb in (["model"], ["pairs", "-n", "1"]):
+    for verb in (["model"], ["pairs", "-p", "n", "1"]):
         with pytest.raises(SystemExit, match="run: there is no 'other'"):
             cli.main(["export", *verb, "--run", "other"])
     with pytest.raises(SystemExit, match="has no trained gan; make it with: ganseg train"):
@@ -121,7 +121,7 @@ def test_what_cannot_be_exported_is_one_sentence(tiny_run, tmp_path, monkeypatch
         cli.main(["export", "model", "--run", run.label, "--out", str(tmp_path / "full")])
     assert (tmp_path / "full" / "config.json").read_text() == "mine"
     with pytest.raises(SystemExit, match="n: 0 is not allowed"):
-        cli.main(["export", "pairs", "--run", run.label, "-n", "0"])
+        cli.main(["export", "pairs", "--run", run.label, "-p", "n", "0"])
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(SystemExit, match="needs the package onnx.*; install it with pip install onnx onnxscript"):
         cli.main(["export", "model", "--run", run.label, "--format", "onnx"])
@@ -168,7 +168,7 @@ def test_exported_pairs_are_what_the_generator_paints_and_can_be_read_again(trai
     assert difference.abs().max() < 1 / 127 and mask.mode == "P"
     np.testing.assert_array_equal(np.asarray(mask), painted.masks[i].argmax(dim=0))
     known = json.loads((folder / "manifest.json").read_text())
-    assert known["command"].startswith(f"ganseg export pairs --run {trained.label} -n 70 --seed 0")
+    assert known["command"].startswith(f"ganseg export pairs --run {trained.label} -p n 70 -p seed 0")
     wanted = {"n": 70, "gan_step": 2, "weights": cfg.distill_generator, "league": "nothing", "image_size": 32}
     assert wanted.items() <= known.items() and known["labels"][1:] == ["part 1", "part 2", "part 3"]
     read = config.load("folder", source=str(folder), image_size=32)

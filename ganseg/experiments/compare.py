@@ -228,8 +228,8 @@ def over_steps(run):
 def contenders(of_runs):
     """What there is for each data set and source: the best run of each kind, controls, and published numbers.
 
-    The kinds are a GAN alone, a GAN with pretrained networks or with corrected masks, clusters of a network's features or
-    of colours, and masks that somebody made. The best is that by the first metric of findings.COMPARED that it has.
+    The kinds are a GAN alone, with pretrained networks or with corrected masks, clusters of a network's features or of
+    colours, and masks that somebody made. The best is that by the first metric of findings.COMPARED that it has.
     Returns a DataFrame indexed by data set and kind, with run or system, league, picture size, and those of CONTESTED
     that there are. Published numbers are of the data set in their own settings. Empty where no run was evaluated.
     """

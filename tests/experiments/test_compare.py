@@ -83,7 +83,8 @@ def test_contenders_are_the_best_of_each_kind_their_controls_and_published_numbe
     table = compare.contenders(of_runs).loc["creatures"]
     assert table["run or system"].to_dict() == {
         "GAN": "creatures/better", "GAN with pretrained networks": "creatures/hybrid",
-        "GAN with corrected masks": "creatures/taught", "clusters of features": "creatures/rival", "clusters of colours": "creatures/colours",
+        "GAN with corrected masks": "creatures/taught", "clusters of features": "creatures/rival",
+        "clusters of colours": "creatures/colours",
         "masks": "creatures/theirs", "control": "the best box in the middle"}
     assert table.loc["GAN", "league"] == "nothing" and table.loc["control", "foreground_iou"] == 0.55
     assert table.loc["GAN with pretrained networks", "league"] == "ImageNet labels"
