@@ -12,8 +12,6 @@ import yaml
 from ganseg import config, records, runs
 from ganseg.datasets.loading import published_counts
 from ganseg.errors import UserError
-from ganseg.experiments.findings import COMPARED
-from ganseg.figures.report import BASELINES
 from ganseg.training import trained_on
 
 SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size", "crop", "lambda_con", "lambda_area",
@@ -21,10 +19,6 @@ SETTINGS = ("n_parts", "n_per", "heatmap", "architecture", "source", "image_size
 LESS_IS_BETTER = ("fid", "kid", "frechet", "collapse", "mask_entropy")
 MODEL = ("n_parts", "n_per", "heatmap", "architecture", "classes")  # what a published setting may name
 PROTOCOL = ("max_train_pictures", "max_test_pictures", "fit_pictures")
-# The metrics of a data set's contenders, in this order
-CONTESTED = ("foreground_iou", "nmi", "nmi_foreground", "ari_foreground", "part_miou", "landmark_error",
-             "landmark_error_with_bias", "keypoint_error_percent", "keypoint_error_box", "nmi_keypoints",
-             "nmi_keypoints_parts", "ari_keypoints_parts", "taichi_mae", "fid_50k")
 
 
 def all_runs(dataset=None, league=None):
@@ -41,13 +35,13 @@ def all_runs(dataset=None, league=None):
         try:
             run = runs.find(str(path.parent))
             config.load(run.cfg.dataset)  # its own settings, which tell one protocol from another
-            found += [run] if league in (None, *_league(run).split(", ")) else []
+            found += [run] if league in (None, *league_of(run).split(", ")) else []
         except UserError as error:
             print(f"Left out is {path.parent.parent.name}/{path.parent.name}: {error}")
     return found
 
 
-def _league(run, stage="evaluate"):
+def league_of(run, stage="evaluate"):
     """What the newest evaluation says, else what the settings say; of the generator alone for the stage fidelity."""
     if stage == "fidelity":
         return records.league(run.cfg, {"backbone_weights": "none"})
@@ -68,7 +62,7 @@ def runs_table(of_runs):
         train, samples = ([record for record in run.records(stage) if record["step"] <= step]
                           for stage in ("train", "train_samples"))
         notes = next(reversed(run.records("evaluate")), {}).get("notes", {})
-        row = {"dataset": run.cfg.dataset, "league": _league(run), "GAN steps": step}
+        row = {"dataset": run.cfg.dataset, "league": league_of(run), "GAN steps": step}
         row |= {name: getattr(run.cfg, name) for name in (records.OF_MASKS if records.MASKS in notes else SETTINGS)}
         row["minutes"] = train[-1]["time_s"] / 60 if train else None
         row |= {k: record[k] for record in train for k in records.PENALTIES if k in record}  # the last of each
@@ -91,11 +85,11 @@ def _measured(run):
     without = evaluation.get("notes", {}).get(records.WITHOUT)
     other += [f"{without} {records.WITHOUT}"] if without else []
     suffix = f" ({', '.join(other)})" if other else ""
-    values = {k: v for record in fidelity if record["step"] == step for k, v in _numbers(record).items()}
-    return {"GAN steps": step, **values, **{name + suffix: value for name, value in _numbers(evaluation).items()}}
+    values = {k: v for record in fidelity if record["step"] == step for k, v in numbers_of(record).items()}
+    return {"GAN steps": step, **values, **{name + suffix: value for name, value in numbers_of(evaluation).items()}}
 
 
-def _numbers(record):
+def numbers_of(record):
     return {k: v for k, v in record.items() if isinstance(v, float) and k not in records.TIMES}
 
 
@@ -130,7 +124,7 @@ def beside_published(of_runs, league=None):
     for run in of_runs:
         own = config.load(run.cfg.dataset)  # what the data set's setting {} stands for
         measured = [*run.records("fidelity"), *run.records("evaluate")]
-        newest, why = {name: record for record in measured for name in _numbers(record)}, {}
+        newest, why = {name: record for record in measured for name in numbers_of(record)}, {}
         for line in numbers[numbers.dataset == run.cfg.dataset].itertuples():
             wanted = {name: getattr(own, name) for name in MODEL} | line.setting
             record = newest.get(line.metric)
@@ -143,7 +137,7 @@ def beside_published(of_runs, league=None):
                 print(f"{run.label} does not stand beside published {line.metric}: {', '.join(why[key])}.")
             if not why[key]:
                 rows.append({"run": run.label, "metric": line.metric, "ours": record[line.metric],
-                             "league": _league(run, record["stage"]), "system": line.system, "published": line.value,
+                             "league": league_of(run, record["stage"]), "system": line.system, "published": line.value,
                              "its league": line.league, "source": line.source})
     columns = ["run", "metric", "ours", "league", "system", "published", "its league", "source"]
     return pd.DataFrame(rows, columns=columns).drop_duplicates(["run", "metric", "system", "published"])
@@ -221,72 +215,7 @@ def over_steps(run):
     rows = {}
     for stage in ("train", "train_samples", "fidelity"):
         for record in run.records(stage):
-            rows.setdefault(record["step"], {}).update(_shares(record) or _numbers(record))
+            rows.setdefault(record["step"], {}).update(_shares(record) or numbers_of(record))
     return pd.DataFrame.from_dict(rows, orient="index").sort_index()
 
 
-def contenders(of_runs):
-    """What there is for each data set and source: the best run of each kind, controls, and published numbers.
-
-    The kinds are a GAN alone, with pretrained networks or with corrected masks, clusters of a network's features or of
-    colours, and masks that somebody made. The best is that by the first metric of findings.COMPARED that it has.
-    Returns a DataFrame indexed by data set and kind, with run or system, league, picture size, and those of CONTESTED
-    that there are. Published numbers are of the data set in their own settings. Empty where no run was evaluated.
-    """
-    groups, tables = {}, {}
-    for run in of_runs:
-        groups.setdefault(" ".join(filter(None, (run.cfg.dataset, run.cfg.source))), []).append(run)
-    for name, members in groups.items():
-        rows = [*_best_of_each_kind(members), *_controls(members)]
-        if rows:
-            rows += _published_rows(members[0].cfg.dataset)
-            tables[name] = pd.DataFrame(rows).set_index("kind")
-    if not tables:
-        return pd.DataFrame()
-    table = pd.concat(tables, names=["data set", "kind"])
-    return table[[name for name in ("run or system", "league", "image_size", *CONTESTED) if name in table]]
-
-
-def _best_of_each_kind(of_runs):
-    best = {}
-    for run in of_runs:
-        record = next(reversed(run.records("evaluate")), {})
-        values = _numbers(record)
-        metric = next((name for name in COMPARED if name in values), None)
-        if metric:
-            rank, kind = values[metric] * (1 if COMPARED[metric] else -1), _kind(run, record.get("notes", {}))
-            best[kind] = max(best.get(kind, (rank, run, values)), (rank, run, values), key=lambda entry: entry[0])
-    return [{"kind": kind, "run or system": run.label, "league": _league(run), "image_size": run.cfg.image_size}
-            | values for kind, (_, run, values) in sorted(best.items())]
-
-
-def _kind(run, notes):
-    """What made the parts of a run."""
-    if records.MASKS in notes:
-        return "masks"
-    if network := notes.get(records.CLUSTERED):
-        return "clusters of colours" if network == "colors" else "clusters of features"
-    if run.cfg.architecture != "gan":
-        return "auto-encoder"
-    if "supervised part masks" in _league(run):
-        return "GAN with corrected masks"
-    return "GAN" if _league(run) == "nothing" else "GAN with pretrained networks"
-
-
-def _controls(of_runs):
-    """A row for each of report.BASELINES that the newest run has."""
-    values = {name: value for run in of_runs for name, value in
-              _numbers(next(reversed(run.records("evaluate")), {})).items()}
-    return [{"kind": "control", "run or system": what, "league": "nothing", metric: values[control]}
-            for metric, control, what, _ in BASELINES if control in values]
-
-
-def _published_rows(dataset):
-    """A row for each published system and setting."""
-    rows, numbers = {}, load_published()
-    for line in numbers[numbers.dataset == dataset].itertuples():
-        setting = ", ".join(f"{name} {value}" for name, value in line.setting.items() if value is not None)
-        system = f"{line.system} ({setting})" if setting else line.system
-        row = rows.setdefault(system, {"kind": "published", "run or system": system, "league": line.league})
-        row[line.metric] = line.value
-    return list(rows.values())

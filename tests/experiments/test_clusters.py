@@ -11,7 +11,7 @@ from torch import nn
 from ganseg import evaluate, runs, segment, train
 from ganseg.datasets.base import Pictures
 from ganseg.errors import UserError
-from ganseg.experiments import compare, features
+from ganseg.experiments import compare, contenders, features
 from ganseg.figures import report
 from ganseg.model import clusters, loading
 from ganseg.model.geometry import to_float
@@ -214,7 +214,7 @@ def test_colours_are_a_control_that_nothing_taught(tiny_run):
     S = loading.load_segmenter(run)
     black, grey = (S.embed(S.center + S.scale * torch.tensor([[x] * 3])) for x in (-1.0, -0.5))
     assert not black.allclose(grey)  # brightness counts: at unit length the two would be one
-    table = compare.contenders([run]).loc["creatures"]
+    table = contenders.contenders([run]).loc["creatures"]
     assert table.loc["clusters of colours", "run or system"] == "creatures/colours"
 
 

@@ -1,10 +1,13 @@
 """Tables of runs: what they hold, what they set beside each other, and what they leave apart."""
 
+import argparse
+import shlex
+
 import pytest
 
-from ganseg import config, records
+from ganseg import arguments, config, records
 from ganseg.errors import UserError
-from ganseg.experiments import compare, trust
+from ganseg.experiments import compare, contenders, trust
 from ganseg.figures import plots
 from ganseg.metrics import protocols
 
@@ -80,7 +83,7 @@ def test_contenders_are_the_best_of_each_kind_their_controls_and_published_numbe
         of_runs.append(run := tiny_run(name, **{"segmenter": "unet", **settings}))
         run.start("cpu")
         run.log("evaluate", 2, **{**fields, "nmi_foreground": nmi}, left_out={}, notes=notes)
-    table = compare.contenders(of_runs).loc["creatures"]
+    table = contenders.contenders(of_runs).loc["creatures"]
     assert table["run or system"].to_dict() == {
         "GAN": "creatures/better", "GAN with pretrained networks": "creatures/hybrid",
         "GAN with corrected masks": "creatures/taught", "clusters of features": "creatures/rival",
@@ -92,11 +95,34 @@ def test_contenders_are_the_best_of_each_kind_their_controls_and_published_numbe
     run.cfg = config.load("celeba", source="/faces")
     run.folder.mkdir(parents=True)
     run.log("evaluate", 2, landmark_error=9.0, left_out={}, notes={})
-    both = compare.contenders([*of_runs, run])
+    both = contenders.contenders([*of_runs, run])
     published = both.loc["celeba /faces"].loc["published"].set_index("run or system")
     assert published.loc["GANSeg (n_parts 4)", "landmark_error"] == 12.26
     assert published.loc["AutoLink (n_parts 8)", "league"] == "ImageNet labels" and len(both.loc["creatures"]) == 7
-    assert compare.contenders([tiny_run("fresh")]).empty
+    assert contenders.contenders([tiny_run("fresh")]).empty
+
+
+def test_the_commands_of_contenders_make_their_runs_again(tiny_run, capsys):
+    made = {"plain": {}, "rival": {records.CLUSTERED: "colors"}, "theirs": {records.MASKS: "my masks.zip"}}
+    for name, notes in made.items():
+        run = tiny_run(name, segmenter="unet", split_list=None, lambda_con=7.0)
+        run.start("cpu")
+        run.log("evaluate", 2, nmi_foreground=0.5, left_out={}, notes=notes)
+    found = contenders.contenders(compare.all_runs("creatures"))
+    lines = dict(line.split(": ", 1) for line in contenders.commands(found))
+    assert list(lines) == ["creatures/plain", "creatures/rival", "creatures/theirs"]
+    train, distill, evaluate = lines["creatures/plain"].split("; ")
+    words = shlex.split(train)
+    assert words[:2] == ["ganseg", "train"] and words[-2:] == ["--run", "plain"]
+    assert (distill, evaluate) == tuple(f"ganseg {stage} -p dataset creatures --run plain" for stage in
+                                        ("distill", "evaluate"))
+    args = arguments.add_parameters(argparse.ArgumentParser()).parse_args(words[2:])
+    values = arguments.parameters(args, {*arguments.DEFAULTS, *config.Config.model_fields})
+    assert arguments.open_run(values | {"run": "again"}, None).cfg == compare.runs.find("creatures/plain").cfg
+    assert lines["creatures/rival"].startswith("ganseg features -p dataset creatures") and "-p network colors" in lines[
+        "creatures/rival"]
+    assert lines["creatures/theirs"].startswith("ganseg score 'my masks.zip' -p dataset creatures")
+    assert contenders.commands(contenders.contenders([])) == []
 
 
 def test_signals_are_ranked_against_metrics(three):
