@@ -48,13 +48,24 @@ def absolute_paths(values):
 
 def changed(cfg, overrides):
     """A config with other values. Lists that were filled in are filled in anew, and a preset is read again."""
-    values = cfg.model_dump()
-    lists = ("resolutions", "channels", "mask_channels", "discriminator_channels")
-    usual = check({**values, **dict.fromkeys(lists)})
-    values |= {name: None for name in lists if values[name] == getattr(usual, name)}
+    values = cfg.model_dump() | dict.fromkeys(_filled_in(cfg))
     if overrides.get("preset"):
         values |= _read_yaml(_params_file("preset", overrides["preset"]))
     return check({**values, "max_minutes": None, **overrides})
+
+
+def given_to(cfg):
+    """The settings with which load makes a config from its data set's and its preset's."""
+    plain, filled_in = load(cfg.dataset, cfg.preset), _filled_in(cfg)
+    return {name: value for name, value in cfg if value != getattr(plain, name) and name not in filled_in} | (
+        {"preset": cfg.preset} if cfg.preset else {})
+
+
+def _filled_in(cfg):
+    """The lists that follow from other settings."""
+    lists = ("resolutions", "channels", "mask_channels", "discriminator_channels")
+    usual = check({**cfg.model_dump(), **dict.fromkeys(lists)})
+    return [name for name in lists if getattr(cfg, name) == getattr(usual, name)]
 
 
 def given(overrides):

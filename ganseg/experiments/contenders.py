@@ -90,9 +90,7 @@ def commands(table):
 
 def _command(run):
     notes = next(reversed(run.records("evaluate")), {}).get("notes", {})
-    plain = config.load(run.cfg.dataset, run.cfg.preset)
-    given = {name: value for name, value in run.cfg if value != getattr(plain, name)}
-    given |= {"preset": run.cfg.preset} if run.cfg.preset else {}
+    given = config.given_to(run.cfg)
     if records.MASKS in notes:
         first = f"ganseg score {shlex.quote(notes[records.MASKS])}"
     elif network := notes.get(records.CLUSTERED):
