@@ -1,5 +1,7 @@
 """The pairs that a segmenter learns from, and going on where distillation stopped."""
 
+import json
+import re
 import shutil
 
 import numpy as np
@@ -7,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ganseg import distill, evaluate, runs, train
+from ganseg import distill, evaluate, part_names, runs, train
 from ganseg.checkpoints import load_checkpoint
 from ganseg.datasets.base import Pictures
 from ganseg.devices import rng
 from ganseg.errors import UserError
+from ganseg.figures import exports
 from ganseg.model import loading
 from ganseg.training import losses, trained_on
 
@@ -177,6 +180,31 @@ def test_corrections_continue_a_finished_segmenter_and_new_ones_continue_it_agai
     assert [r["step"] for r in distill.distill_all(tiny_run("trained"))] == [8]
     assert [r["step"] for r in distill.distill_all(tiny_run("trained", finetune_on="none", distill_steps=9))] == [9]
     assert runs.find(trained.folder).load_state("segmenter")["league"] == "supervised part masks"
+
+
+def test_corrections_come_back_from_label_studio(trained, tiny_run, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    part_names.change_parts(trained, {1: {"name": "head"}, 2: {"merge": 1}})
+    tasks = []
+    for i in range(8):
+        Image.new("RGB", (40, 32), (30 * i, 0, 90)).save(tmp_path / "photos" / f"{i}.png")
+        mask = np.zeros((32, 40), bool)
+        mask[:, 20:] = True
+        value = {"format": "rle", "rle": exports.brush(mask), "brushlabels": ["head" if i % 2 else "part 3"]}
+        region = {"type": "brushlabels", "original_width": 40, "original_height": 32, "value": value}
+        tasks.append({"data": {"image": f"/data/local-files/?d={i}.png"}, "annotations": [{"result": [region]}]})
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    wishes = {**WISHES, "source": str(tmp_path / "photos"), "finetune_on": str(tmp_path / "tasks.json")}
+    assert [r["step"] for r in distill.distill_all(tiny_run("trained", **wishes, finetune_steps=3))] == [2, 5]
+    assert re.search(r"Fine-tuning on [1-7] corrected photos; held out are others by a hash", capsys.readouterr().out)
+    masks = {int(p.stem): np.asarray(Image.open(p)) for p in (trained.folder / "corrections" / "masks").glob("*.png")}
+    assert len(masks) == 8
+    for i, mask in masks.items():
+        assert set(mask[:, 20:].ravel()) == {1 if i % 2 else 3} and not mask[:, :20].any()
+    tasks[0]["annotations"][0]["result"][0]["value"]["brushlabels"] = ["part 2"]  # which became part 1
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    with pytest.raises(UserError, match="has the label 'part 2'; the run's parts are head, part 3"):
+        list(distill.distill_all(tiny_run("trained", **wishes)))
 
 
 def test_a_stopped_fine_tuning_goes_on_to_the_same_weights(trained, tiny_run, tmp_path, monkeypatch):
