@@ -233,7 +233,7 @@ def _parts(argv):
             given["n_parts"] = f"[{given['n_parts']}]"  # a choice takes several
         _notebook(["choose", *(word for pair in given.items() for word in ("-p", *pair))])
         values = {}  # the chosen run has them
-    run = parts.open_parts(args.photos, name, minutes, **values)
+    run = parts.open_parts(args.photos, name, minutes, train.seconds_per_step, **values)
     prepare.say_what_is_there(run.cfg, prepare.build_cache(run))
     parts.find_parts(run, (train.train, distill.distill, evaluate.evaluate), minutes)
 

@@ -9,17 +9,29 @@ from ganseg.training.loop import clock
 
 TRAIN, DISTILL = 0.75, 0.95  # of the minutes: where training ends, and where distillation does
 LEAST_MINUTES = 2  # of which an evaluation takes a part
+ENOUGH_STEPS = 700  # people at 32 pixels: after 320 steps parts have collapsed, after 710 they are people's
 
 
-def open_parts(source, name, minutes=None, **settings):
+def open_parts(source, name, minutes=None, seconds_per_step=None, **settings):
     """The Run of find_parts, new or as it was: the preset is modern where there is no CUDA, unless one is given.
 
+    seconds_per_step  the function train.seconds_per_step; where it says that the minutes are too few for ENOUGH_STEPS
+                      at the preset's size, a new run takes pictures of half of that, if no size is given
     Raises UserError for settings that cannot be.
     """
     if minutes is not None and not minutes >= LEAST_MINUTES:
         raise UserError(f"minutes: {minutes} is not allowed; give {LEAST_MINUTES} or more, such as 40.")
+    is_new, sized = not is_there(name), {"preset", "image_size"} & settings.keys()
     set_preset(name, settings)
-    return runs.open_run("folder", name, source=source, **settings)
+    run = runs.open_run("folder", name, source=source, **settings)
+    if minutes and seconds_per_step and is_new and not sized:
+        S, steps = run.cfg.image_size, 60 * TRAIN * minutes / seconds_per_step(run.cfg)
+        if steps < ENOUGH_STEPS:
+            print(f"{minutes:g} minutes give about {steps:.0f} steps with pictures of {S} pixels here, which are too "
+                  f"few: they are made {S // 2}. With more minutes, or -p image_size {S}, parts have finer outlines.")
+            settings |= {"image_size": S // 2, "discriminator_channels": run.cfg.discriminator_channels[:-1]}
+            run = runs.open_run("folder", name, source=source, **settings)
+    return run
 
 
 def is_there(name):

@@ -1,5 +1,7 @@
 """The GAN's training loop. Run as a module it needs no notebook library."""
 
+import time
+
 import torch
 
 from ganseg import arguments, devices, distributed, files, records
@@ -218,6 +220,20 @@ def _networks(cfg, photos):
     if D.features:
         D.features.measure(photos[:N_MEASURED])
     return loading.warm_start(cfg, generator=G, discriminator=D, ema=averaging.averaged_copy(G))
+
+
+def seconds_per_step(cfg, n_steps=3):
+    """How long a step of the GAN takes on this machine: the mean of a few on noise, after one that is not counted."""
+    device, S = devices.choose_device(cfg.device), cfg.image_size
+    noise = torch.rand(N_MEASURED, 3, S, S, generator=devices.rng(cfg.seed, "noise"))
+    G, D, _ = (net.to(device) for net in _networks(cfg, (255 * noise).byte()))
+    both, real = optimizers(G, D, cfg), (2 * noise[torch.arange(cfg.batch_size) % N_MEASURED] - 1).to(device)
+    ends = []
+    for step in range(n_steps + 1):
+        values = gan_step(G, D, *both, real, devices.rng(cfg.seed, "noise", step), cfg, step)
+        values["generator_loss"].item()  # waits for a GPU
+        ends.append(time.perf_counter())
+    return (ends[-1] - ends[0]) / n_steps
 
 
 def _print_progress(run):

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 from conftest import TINY
 from PIL import Image
 
@@ -85,3 +86,25 @@ def test_of_several_seeds_the_best_is_chosen_first(photos, monkeypatch):
         "seeds": "[0, 1]", "n_parts": "[3]", "dataset": "folder", "source": photos, "run": "best",
         "preset": "modern"}
     assert (runs.find("folder/best").folder / "report.html").exists()
+
+
+def test_where_minutes_are_few_pictures_are_half_as_large(photos, capsys):
+    def opened(name, minutes, seconds, **settings):
+        return parts.open_parts(photos, name, minutes, lambda cfg: seconds, **settings).cfg
+
+    assert opened("slow", 40, 3.0, device="cpu").image_size == 32  # 600 steps
+    assert "40 minutes give about 600 steps with pictures of 64 pixels here" in capsys.readouterr().out
+    assert opened("fast", 40, 2.5, device="cpu").image_size == 64  # 720 steps
+    assert opened("sized", 40, 3.0, device="cpu", image_size=64).image_size == 64
+    assert opened("preset", 40, 3.0, preset="modern").image_size == 64
+    assert parts.open_parts(photos, "whole", None, lambda cfg: 3.0, device="cpu").cfg.image_size == 64
+    run = parts.open_parts(photos, "slow", 40, lambda cfg: 3.0, device="cpu")
+    run.start("cpu")
+    assert opened("slow", 90, 0.1).image_size == 32 and capsys.readouterr().out.count("give about") == 1
+
+
+def test_a_step_is_timed_without_a_trace(tiny, tmp_path):
+    before = torch.random.get_rng_state()
+    cfg = tiny(batch_size=4)
+    assert 0 < train.seconds_per_step(cfg, 1) < 60
+    assert torch.equal(torch.random.get_rng_state(), before) and not any(tmp_path.iterdir())
