@@ -14,7 +14,7 @@ from ganseg.training import health
 
 TIMED_STEPS = 20  # the estimate of the whole time rests on them
 LONG_S = 60  # shorter trainings get no estimate, and no picture before its time
-SPEAK_EVERY_S, SAVE_EVERY_S = 20, 300  # at least, where steps are slow
+SPEAK_EVERY_S, SAVE_EVERY_S, DRAW_EVERY_S = 20, 300, 600  # at least, where steps are slow
 MAX_ROLLBACKS = 3
 NOTHING_TO_DO = "nothing to do"  # which a finished stage says
 
@@ -44,8 +44,8 @@ class Loop:
         self._load()
         self.spent_s = max((r["time_s"] for r in run.records(stage)), default=0.0)
         self.start = self.last = self.spoken = self.saved = time.monotonic()
-        self.drawn = any((run.folder / "samples").glob("*.png"))
-        self.stopping = self.late = False
+        self.drawn = self.start if any((run.folder / "samples").glob("*.png")) else None  # when samples were, last
+        self.stopping = self.late = self.undrawn = False
         self.cores = SharedCores(run.cfg.threads, self.device)
         if run.cfg.precision == "bf16" and not has_bf16(self.device):
             print("Note: this CPU has no instructions for precision bf16, which makes it several times slower than "
@@ -91,7 +91,10 @@ class Loop:
                 minutes = (time.monotonic() - self.start) / 60
                 time_is_up = minutes > (self.run.cfg.max_minutes or float("inf"))
                 self.stopping = distributed.any_of(time_is_up or bool(asked), self.device)
-                self.late = distributed.any_of(time.monotonic() - self.saved > SAVE_EVERY_S, self.device)
+                now, patience_s = time.monotonic(), DRAW_EVERY_S if self.drawn else LONG_S
+                self.late = distributed.any_of(now - self.saved > SAVE_EVERY_S, self.device)
+                self.undrawn = self.stopping or distributed.any_of(now - (self.drawn or self.start) > patience_s,
+                                                                   self.device)
                 yield self.done - 1
                 if self.trouble:
                     self._roll_back()
@@ -154,9 +157,9 @@ class Loop:
             self._look_after(prepare)
         if self.due("save"):
             self.save()
-        if draw and not self.drawn and (self.stopping or time.monotonic() - self.start > LONG_S):
+        if draw and self.undrawn:
             prepare()
-            print(f"First samples: {self._save_sheet(draw())}", flush=True)
+            print(f"Samples: {self._save_sheet(draw())}", flush=True)
         if not record and time.monotonic() - self.spoken > SPEAK_EVERY_S and not distributed.rank():
             self.spoken = time.monotonic()
             print(progress({"step": self.done, **self._times()}, self.max_steps), flush=True)
@@ -250,7 +253,8 @@ class Loop:
 
     def _save_sheet(self, generated):
         """Write samples/<step>.png; returns its Path."""
-        self.drawn, path = True, self.run.folder / "samples" / f"{self.done:08d}.png"
+        path = self.run.folder / "samples" / f"{self.done:08d}.png"
+        self.drawn, self.undrawn = time.monotonic(), False
         if not distributed.rank():
             pictures.save(pictures.samples_sheet(generated, n_columns=5), path)
         return path

@@ -90,24 +90,25 @@ def test_a_limit_of_time_is_what_the_estimate_and_the_time_left_go_by(tiny_run, 
     assert 0 < record["left_s"] < 3600
 
 
-def test_a_slow_training_speaks_and_saves_in_between_and_shows_its_first_samples(tiny_run, quick, monkeypatch, capsys):
+def test_a_slow_training_speaks_saves_and_shows_samples_in_between(tiny_run, quick, monkeypatch, capsys):
     plain = tiny_run("plain", max_steps=4)
     list(train.train(plain))
     capsys.readouterr()
-    for name in ("LONG_S", "SPEAK_EVERY_S", "SAVE_EVERY_S"):
+    for name in ("LONG_S", "SPEAK_EVERY_S", "SAVE_EVERY_S", "DRAW_EVERY_S"):
         monkeypatch.setattr(loop, name, 0)
     run = tiny_run(max_steps=4)
     list(train.train(run))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines if line.startswith("step")] == ["step 1/4", "step 2/4", "step 3/4"]
-    assert f"First samples: {run.folder / 'samples' / '00000001.png'}" in lines
-    assert sorted(path.name for path in (run.folder / "samples").iterdir()) == ["00000001.png", "00000004.png"]
+    assert f"Samples: {run.folder / 'samples' / '00000001.png'}" in lines
+    assert sorted(path.name for path in (run.folder / "samples").iterdir()) == [f"0000000{i}.png" for i in range(1, 5)]
     assert [step_of(path) for path in run.checkpoints("gan")] == [3, 4]  # the newest two of four
     assert [record["step"] for record in run.records("train_samples")] == [4]
     assert all(a.equal(b) for a, b in zip(*(r.load_state("gan")["ema"].values() for r in (run, plain)), strict=True))
 
 
-def test_a_training_that_is_stopped_has_samples(tiny_run, quick):
+def test_a_training_has_samples_of_each_stop(tiny_run, quick):
     run = tiny_run(max_steps=4, max_minutes=1e-9)
     list(train.train(run))
-    assert [path.name for path in (run.folder / "samples").iterdir()] == ["00000001.png"]
+    list(train.train(tiny_run()))
+    assert sorted(path.name for path in (run.folder / "samples").iterdir()) == ["00000001.png", "00000002.png"]
