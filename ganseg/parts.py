@@ -5,7 +5,7 @@ import time
 from ganseg import devices, runs
 from ganseg.errors import UserError
 from ganseg.figures import report
-from ganseg.training.loop import clock
+from ganseg.records import clock
 
 TRAIN, DISTILL = 0.75, 0.95  # of the minutes: where training ends, and where distillation does
 LEAST_MINUTES = 2  # of which an evaluation takes a part
@@ -54,6 +54,7 @@ def find_parts(run, stages, minutes=None):
     Prints a line for each stage's news, with how much of the whole is done. Returns the Path of report.html.
     """
     say = _Progress(run, minutes)
+    run.told = say.news  # also between log lines
     print(f"{run.label}: {run.cfg.preset or 'no preset'}, {run.cfg.n_parts} parts, {say.plan}", flush=True)
     train, distill, evaluate = stages
     for stage, work, until in (("train", train, TRAIN), ("distill", distill, DISTILL)):

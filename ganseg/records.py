@@ -125,3 +125,9 @@ def _is_record(record):
         if name in ("left_out", "notes", "protocols", "settings"):
             of_name[name] = dict
     return all(isinstance(record.get(name), kind) for name, kind in of_name.items())
+
+
+def clock(seconds):
+    """Seconds as hours:minutes:seconds; there may be more than 24 hours."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"

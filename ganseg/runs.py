@@ -80,6 +80,7 @@ class Run:
 
     def __init__(self, folder, cfg):
         self.folder, self.cfg = Path(folder), cfg
+        self.told = None  # function of stage and record, for lines between log lines; None: they are printed
 
     @property
     def label(self):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ganseg import cli, distill, evaluate, parts, runs, train
 from ganseg.errors import UserError
+from ganseg.training import loop
 
 SETTINGS = {name: value for name, value in TINY.items() if name != "max_train_pictures"} | {
     "preset": "small", "distill_steps": 2, "distill_batch_size": 4, "log_every_steps": 1}
@@ -34,6 +35,17 @@ def test_one_call_goes_from_photos_to_a_report_and_again_has_nothing_to_do(photo
     assert f"100 %: look at {page}" in said and "ganseg segment PHOTOS --run folder/first" in said
     parts.find_parts(parts.open_parts(photos, "first"), STAGES)
     assert capsys.readouterr().out.count("nothing to do") == 2
+
+
+def test_lines_between_log_lines_are_of_the_whole_too(photos, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "SPEAK_EVERY_S", 0)
+    settings = SETTINGS | {"log_every_steps": 100, "max_steps": 3, "distill_steps": 3}
+    parts.find_parts(parts.open_parts(photos, "first", **settings), STAGES)
+    said = capsys.readouterr().out
+    assert re.findall(r"^ *(\d+)%  (\w+), step (\d)", said, re.M) == [
+        ("25", "train", "1"), ("50", "train", "2"), ("75", "train", "3"),
+        ("82", "distill", "1"), ("88", "distill", "2"), ("95", "distill", "3")]
+    assert "step 1/3" not in said
 
 
 def test_a_limit_of_time_ends_each_stage_and_the_next_call_only_reports(photos, capsys, monkeypatch):

@@ -10,6 +10,7 @@ from ganseg import checkpoints, config, distributed, records, signals
 from ganseg.devices import SharedCores, has_bf16, peak_gb, rng
 from ganseg.errors import UserError
 from ganseg.figures import pictures
+from ganseg.records import clock
 from ganseg.training import health
 
 TIMED_STEPS = 20  # the estimate of the whole time rests on them
@@ -162,7 +163,11 @@ class Loop:
             print(f"Samples: {self._save_sheet(draw())}", flush=True)
         if not record and time.monotonic() - self.spoken > SPEAK_EVERY_S and not distributed.rank():
             self.spoken = time.monotonic()
-            print(progress({"step": self.done, **self._times()}, self.max_steps), flush=True)
+            said = {"step": self.done, **self._times()}
+            if self.run.told:
+                self.run.told(self.stage, said)
+            else:
+                print(progress(said, self.max_steps), flush=True)
         return record
 
     def _times(self):
@@ -284,12 +289,6 @@ def _mean(values):
     """Mean of scalars. Those from a checkpoint are on the CPU, newer ones on the device."""
     values = list(values)
     return torch.stack([value.to(values[-1].device) for value in values]).mean()
-
-
-def clock(seconds):
-    """Seconds as hours:minutes:seconds; there may be more than 24 hours."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
 
 
 def progress(record, max_steps):

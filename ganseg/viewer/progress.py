@@ -9,8 +9,8 @@ import numpy as np
 from ganseg import config, records, runs
 from ganseg.datasets import decode
 from ganseg.errors import UserError
+from ganseg.records import clock
 from ganseg.training import health
-from ganseg.training.loop import clock
 
 LATER = {"train": ("distill", "control"), "distill": ("control", "evaluate"), "control": ("evaluate",)}
 SILENT_LINES, SILENT_S = 5, 120  # silence lasts so many times the usual time between log lines, and at least so long

@@ -12,7 +12,7 @@ from PIL import Image
 from ganseg import runs
 from ganseg.errors import UserError
 from ganseg.figures import curves, pictures
-from ganseg.training.loop import clock
+from ganseg.records import clock
 from ganseg.viewer import progress
 from ganseg.viewer.panel import WIDE, Panel, alert, image_widget, put
 
