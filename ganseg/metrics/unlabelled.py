@@ -102,15 +102,15 @@ def places_held(labels, n_parts):
         "that lies between parts.")
 def colors_held(images, labels, n_parts):
     """images (N, 3, S, S), labels (N, S, S)."""
-    relative = images / 255.0 - images.mean(axis=(2, 3), keepdims=True) / 255.0
-    return variance_between(part_means(relative, labels, n_parts))
+    of_pictures = np.stack([image.mean(axis=(1, 2)) for image in images])  # one at a time: in floats all are large
+    return variance_between((part_means(images, labels, n_parts) - of_pictures[:, None]) / 255)
 
 
 @metric("Label-free: share of the variance of a picture's colours that its own labels, background included, explain, "
         "mean over the test pictures.")
 def colors_explained(images, labels, n_parts):
     """1 where each label has one colour, 0 where labels tell no colour: images (N, 3, S, S), labels (N, S, S)."""
-    total = images.reshape(*images.shape[:2], -1).var(axis=-1).sum(axis=-1)  # (N,)
+    total = np.array([image.var(axis=(1, 2)).sum() for image in images])  # (N,)
     known = np.where(labels < 0, 0, labels + 1)
     count = np.stack([(known == k + 1).sum(axis=(1, 2)) for k in range(n_parts + 1)], axis=1)  # (N, K + 1)
     means = part_means(images, known, n_parts + 1)
