@@ -19,7 +19,8 @@ from ganseg.model.consensus import N_COMPARED, Consensus, agreement
 from ganseg.model.prediction import predict
 
 FILE = "choice.json"  # in the run's folder: what each round found
-ROUNDS = (1 / 12, 1 / 6)  # after these shares of the steps candidates are compared; half of them go on
+ROUNDS = (1 / 16, 1 / 8)  # after these shares of the steps candidates are compared; half of them go on
+OF_CANDIDATES = ("max_test_pictures", "fit_pictures")  # at most N_COMPARED each, for many are evaluated
 N_LEAST = 20  # test pictures: fewer say nothing
 
 
@@ -42,7 +43,8 @@ def candidates(dataset, run, seeds, parts, share, consensus=1, **settings):
         raise UserError(f"consensus: {consensus} are to vote, and there are {len(wanted)} candidates; give more seeds.")
     cfg = wanted[0].cfg
     steps = {field: max(1, math.ceil(share * getattr(cfg, field))) for field in ("max_steps", "distill_steps")}
-    return trials.make_trials(sweep, dataset, run, seeds, **{**settings, **steps})
+    few = {field: min(getattr(cfg, field) or N_COMPARED, N_COMPARED) for field in OF_CANDIDATES}
+    return trials.make_trials(sweep, dataset, run, seeds, **{**settings, **steps, **few})
 
 
 def missing(dataset, run, wanted):
@@ -116,9 +118,9 @@ def table(found, wanted, kept):
 
 
 def go_on(dataset, run, best, **settings):
-    """The Run called `run`, which continues the best candidate's training up to its full length, or to the given
-    max_steps and distill_steps.
+    """The Run called `run`, which continues the best candidate's training up to its full length.
 
+    settings  as of candidates; what candidates have less of is taken from them: steps, and pictures to evaluate
     Its folder is a copy of the candidate's, which stays. One that is there already goes on, if it is of that candidate.
     """
     folder, candidate = runs.outputs_root() / dataset / run, runs.find(f"{dataset}/{best.name}")
@@ -134,10 +136,11 @@ def go_on(dataset, run, best, **settings):
                     path.replace(folder / path.name)
             (scratch / "config.yaml").replace(folder / "config.yaml")
             scratch.rmdir()
-    apart = {"max_steps", "distill_steps"}
+    apart = ("max_steps", "distill_steps", *OF_CANDIDATES)
     given = {name: value for name, value in best.overrides.items() if name not in apart}
-    full = config.load(dataset, **given, **{name: value for name, value in settings.items() if value is not None})
-    return runs.open_run(dataset, run, **given, **{name: getattr(full, name) for name in apart})
+    full = config.load(dataset, **given, **{name: settings[name] for name in apart if settings.get(name) is not None})
+    whole = {name: "none" if (value := getattr(full, name)) is None else value for name in apart}
+    return runs.open_run(dataset, run, **given, **whole)
 
 
 def strips(dataset, names, figure="detections"):

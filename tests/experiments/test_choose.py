@@ -49,6 +49,9 @@ def test_candidates_are_seeds_times_parts_with_a_share_of_the_steps():
     assert made == [(3, 4, 5), (4, 4, 5), (3, 8, 10), (4, 8, 10)]
     assert {(t.cfg.max_steps, t.cfg.distill_steps) for t in wanted} == {(30, 4)}
     assert wanted[0].name == "best-n_parts-4-seed3"
+    assert (wanted[0].cfg.max_test_pictures, wanted[0].cfg.fit_pictures) == (20, 4)
+    many = candidates(max_test_pictures="none", fit_pictures=9000)[0].cfg
+    assert (many.max_test_pictures, many.fit_pictures) == (500, 500)
 
 
 def test_one_candidate_is_no_choice():
@@ -133,7 +136,9 @@ def test_the_best_goes_on_as_if_it_had_been_trained_alone(ran, tiny_run):
 def test_without_a_number_of_steps_the_best_goes_on_to_the_data_sets_own(ran):
     wanted = candidates()
     compare(ran, wanted)
-    assert choose.go_on("creatures", "best", wanted[0]).cfg.max_steps == 1200
+    run = choose.go_on("creatures", "best", wanted[0], fit_pictures=600, lambda_con=99.0)
+    assert (run.cfg.max_steps, run.cfg.fit_pictures, run.cfg.lambda_con) == (1200, 600, wanted[0].cfg.lambda_con)
+    assert run.cfg.max_test_pictures is None  # of candidates alone
 
 
 def test_the_page_shows_all_candidates_and_why(ran):
