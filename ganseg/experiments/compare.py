@@ -57,7 +57,7 @@ def runs_table(of_runs):
     """
     rows = {}
     for run in of_runs:
-        measured = _measured(run)
+        measured = measured_of(run)
         step = measured["GAN steps"]
         train, samples = ([record for record in run.records(stage) if record["step"] <= step]
                           for stage in ("train", "train_samples"))
@@ -73,7 +73,7 @@ def runs_table(of_runs):
     return pd.DataFrame.from_dict(rows, orient="index").dropna(axis="columns", how="all")
 
 
-def _measured(run):
+def measured_of(run):
     """GAN steps, and by name the metrics that belong to that step."""
     fidelity, evaluation = run.records("fidelity"), next(reversed(run.records("evaluate")), {})
     step = evaluation.get("notes", {}).get("GAN steps")
@@ -198,7 +198,7 @@ def differences(first, second):
     """Two runs side by side: the settings that differ, then what was measured of both, as a DataFrame of texts."""
     rows = {}
     for kind, (a, b) in {"setting": (first.cfg.model_dump(), second.cfg.model_dump()),
-                         "metric": (_measured(first), _measured(second))}.items():
+                         "metric": (measured_of(first), measured_of(second))}.items():
         for name in {**a, **b}:
             if kind == "metric" or a[name] != b[name]:
                 rows[kind, name] = [_as_text(values[name]) if name in values else "" for values in (a, b)]

@@ -5,7 +5,7 @@ import shlex
 import pandas as pd
 
 from ganseg import config, records, runs
-from ganseg.experiments.compare import league_of, load_published, numbers_of
+from ganseg.experiments.compare import league_of, load_published, measured_of, numbers_of
 from ganseg.experiments.findings import COMPARED
 from ganseg.figures.report import BASELINES
 
@@ -21,7 +21,8 @@ def contenders(of_runs):
     The kinds are a GAN alone, with pretrained networks or with corrected masks, clusters of a network's features or of
     colours, and masks that somebody made. The best is that by the first metric of findings.COMPARED that it has.
     Returns a DataFrame indexed by data set and kind, with run or system, league, picture size, and those of CONTESTED
-    that there are. Published numbers are of the data set in their own settings. Empty where no run was evaluated.
+    that there are, in columns of their own where they were measured otherwise. Published numbers are of the data set in
+    their own settings. Empty where no run was evaluated.
     """
     groups, tables = {}, {}
     for run in of_runs:
@@ -34,7 +35,9 @@ def contenders(of_runs):
     if not tables:
         return pd.DataFrame()
     table = pd.concat(tables, names=["data set", "kind"])
-    return table[[name for name in ("run or system", "league", "image_size", *CONTESTED) if name in table]]
+    wanted = [column for name in ("run or system", "league", "image_size", *CONTESTED) for column in table
+              if column.split(" (")[0] == name]
+    return table[wanted]
 
 
 def _best_of_each_kind(of_runs):
@@ -45,9 +48,9 @@ def _best_of_each_kind(of_runs):
         metric = next((name for name in COMPARED if name in values), None)
         if metric:
             rank, kind = values[metric] * (1 if COMPARED[metric] else -1), _kind(run, record.get("notes", {}))
-            best[kind] = max(best.get(kind, (rank, run, values)), (rank, run, values), key=lambda entry: entry[0])
+            best[kind] = max(best.get(kind, (rank, run)), (rank, run), key=lambda entry: entry[0])
     return [{"kind": kind, "run or system": run.label, "league": league_of(run), "image_size": run.cfg.image_size}
-            | values for kind, (_, run, values) in sorted(best.items())]
+            | measured_of(run) for kind, (_, run) in sorted(best.items())]
 
 
 def _kind(run, notes):

@@ -91,6 +91,14 @@ def test_contenders_are_the_best_of_each_kind_their_controls_and_published_numbe
         "masks": "creatures/theirs", "control": "the best box in the middle"}
     assert table.loc["GAN", "league"] == "nothing" and table.loc["control", "foreground_iou"] == 0.55
     assert table.loc["GAN with pretrained networks", "league"] == "ImageNet labels"
+    few = tiny_run("few", segmenter="unet")
+    few.start("cpu")
+    few.log("evaluate", 2, **{**fields, "nmi_foreground": 0.8}, left_out={}, notes={},
+            settings=few.cfg.model_copy(update={"max_test_pictures": 10}).model_dump(include=records.SETTINGS))
+    shown = contenders.contenders([*of_runs, few]).loc["creatures"].loc["GAN"].dropna()
+    assert shown["run or system"] == "creatures/few" and "nmi_foreground" not in shown
+    (apart,) = [name for name in shown.index if name.startswith("nmi_foreground (")]
+    assert "max_test_pictures 10" in apart and shown[apart] == 0.8
     run = tiny_run("wild")
     run.cfg = config.load("celeba", source="/faces")
     run.folder.mkdir(parents=True)
