@@ -1,7 +1,9 @@
 """Settings from params/, presets, a user and a run's folder, checked and merged into one config."""
 
 import difflib
+import json
 import re
+import shlex
 from pathlib import Path
 
 import yaml
@@ -59,6 +61,13 @@ def given_to(cfg):
     plain, filled_in = load(cfg.dataset, cfg.preset), _filled_in(cfg)
     return {name: value for name, value in cfg if value != getattr(plain, name) and name not in filled_in} | (
         {"preset": cfg.preset} if cfg.preset else {})
+
+
+def as_words(given):
+    """Settings as a command takes them: -p NAME VALUE ..."""
+    texts = {name: value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+             for name, value in given.items()}
+    return " ".join(f"-p {name} {shlex.quote(text)}" for name, text in texts.items())
 
 
 def _filled_in(cfg):

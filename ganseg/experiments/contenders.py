@@ -100,12 +100,6 @@ def _command(run):
         first, given = "ganseg features", {**given, "network": network}
     else:
         first = "ganseg train"
-    given = {"dataset": run.cfg.dataset, **given}
-    words = [f"-p {name} {shlex.quote(_as_text(value))}" for name, value in given.items()]
+    words = config.as_words({"dataset": run.cfg.dataset, **given})
     later = [run.command(stage) for stage in ("distill", "evaluate")] if first == "ganseg train" else []
-    return "; ".join([" ".join([first, *words, f"--run {run.folder.name}"]), *later])
-
-
-def _as_text(value):
-    """A setting as -p takes it."""
-    return "none" if value is None else str(list(value)) if isinstance(value, tuple | list) else str(value)
+    return "; ".join([f"{first} {words} --run {run.folder.name}", *later])

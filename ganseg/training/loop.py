@@ -1,7 +1,5 @@
 """What the training loops share: resuming, values between log lines, the clock, checkpoints."""
 
-import json
-import shlex
 import time
 
 import torch
@@ -212,14 +210,10 @@ class Loop:
 
     def _another_run(self):
         """The command of a new run with the settings of this one, and its weights where they are saved."""
-        cfg, newest = self.run.cfg, self.run.newest(self.name)
-        own = config.load(cfg.dataset, preset=cfg.preset).model_dump()
-        given = {"preset": cfg.preset} if cfg.preset else {}
-        apart = config.FREE - {"source", "max_steps", "distill_steps"}
-        given |= {name: value for name, value in cfg if value != own[name] and name not in apart}
+        newest, apart = self.run.newest(self.name), config.FREE - {"source", "max_steps", "distill_steps"}
+        given = {name: value for name, value in config.given_to(self.run.cfg).items() if name not in apart}
         given |= {"warm_start": str(newest)} if newest and self.stage == "train" else {}
-        texts = [f" -p {name} {shlex.quote(v if isinstance(v, str) else json.dumps(v))}" for name, v in given.items()]
-        return self.run.command("train") + "-2" + "".join(texts)
+        return f"{self.run.command('train')}-2 {config.as_words(given)}".rstrip()
 
     def _roll_back(self):
         """Go back to the newest checkpoint before the trouble began, with other random numbers from there on."""
