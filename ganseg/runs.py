@@ -151,7 +151,7 @@ class Run:
         """Append one line to metrics.jsonl and return it as a dict."""
         record = {"stage": stage, "step": step, **values}
         if not distributed.rank():
-            records.append(self.folder / "metrics.jsonl", record, self.cfg.tensorboard)
+            records.append(self.folder / "metrics.jsonl", record, bool(self.cfg and self.cfg.tensorboard))
         return record
 
     def records(self, stage):
