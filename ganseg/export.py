@@ -98,6 +98,8 @@ def export_pairs(run, n, out=None, seed=None):
     """
     if n < 1:
         raise UserError(f"n: {n} is not allowed; it should be 1 or more.")
+    if seed is not None and (type(seed) is not int or seed < 0):
+        raise UserError(f"seed: {seed!r} is not allowed; it should be a whole number, 0 or more.")
     run = runs.find(str(run))
     path, state = run.intact("gan")
     if path is None:

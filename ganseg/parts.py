@@ -9,7 +9,7 @@ from ganseg.records import clock
 
 TRAIN, DISTILL = 0.75, 0.95  # of the minutes: where training ends, and where distillation does
 LEAST_MINUTES = 2  # of which an evaluation takes a part
-ENOUGH_STEPS = 700  # people at 32 pixels: after 320 steps parts have collapsed, after 710 they are people's
+ENOUGH_STEPS = 700  # people at 32 pixels: foreground_iou 0.26 and 0.39 after 320 steps, 0.60 after 710
 
 
 def open_parts(source, name, minutes=None, seconds_per_step=None, **settings):

@@ -122,6 +122,9 @@ def test_what_cannot_be_exported_is_one_sentence(tiny_run, tmp_path, monkeypatch
     assert (tmp_path / "full" / "config.json").read_text() == "mine"
     with pytest.raises(SystemExit, match="n: 0 is not allowed"):
         cli.main(["export", "pairs", "--run", run.label, "-p", "n", "0"])
+    for seed in ("soon", "-1", "1.5"):
+        with pytest.raises(SystemExit, match=f"seed: '?{seed}'? is not allowed; it should be a whole number"):
+            cli.main(["export", "pairs", "--run", run.label, "-p", "seed", seed])
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(SystemExit, match="needs the package onnx.*; install it with pip install onnx onnxscript"):
         cli.main(["export", "model", "--run", run.label, "--format", "onnx"])
