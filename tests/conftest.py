@@ -21,6 +21,16 @@ LOGGED = {"time_s": 1.0, "steps_per_s": 1.0, "left_s": 0.0}  # by every line of 
 fuzzed = Counter()  # kind of input -> cases tried, by test_fuzz
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a process of several, whose counts the first one prints
+        session.config.workeroutput["fuzzed"] = dict(fuzzed)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node):
+    fuzzed.update(getattr(node, "workeroutput", {}).get("fuzzed", {}))
+
+
 def pytest_terminal_summary(terminalreporter):
     if fuzzed:
         terminalreporter.write_line("fuzzed: " + ", ".join(f"{n:,} {kind}" for kind, n in fuzzed.items()))
