@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ganseg import config, devices, files, records, runs, settings, sources
 from ganseg.errors import UserError
@@ -30,17 +30,30 @@ class Sweep(BaseModel):
     """One entry of params/ablations.yaml, which explains the fields."""
 
     model_config = ConfigDict(extra="forbid")
-    grid: dict[str, list] = Field(min_length=1)
+    grid: dict[str, list] = {}
+    settings: list[dict] = []
     per_part: list[str] = []
     base: dict = {}
     findings: list[_Finding] = []
+
+    @property
+    def values(self):
+        """Field -> the values that it takes in some trials."""
+        of_settings = {field: [s[field] for s in self.settings if field in s] for s in self.settings for field in s}
+        return {**of_settings, **self.grid}
+
+    @property
+    def points(self):
+        """What each trial sets, {field: value}."""
+        grid = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        return self.settings or grid
 
 
 @dataclass
 class Trial:
     """One run of a sweep."""
 
-    setting: dict  # the point of the grid
+    setting: dict  # of Sweep.points
     overrides: dict  # everything that differs from the data set's own config, seed included, and all of ASKED
     name: str  # of the run
     cfg: config.Config  # with the overrides; where the trial comes after another, fixed_sigma2 is made up
@@ -48,7 +61,7 @@ class Trial:
 
     @property
     def label(self):
-        return ", ".join(f"{field} {value}" for field, value in self.setting.items())
+        return ", ".join(f"{field} {value}" for field, value in self.setting.items()) or "the base"
 
 
 def load_sweep(name, path=None):
@@ -68,7 +81,9 @@ def load_sweep(name, path=None):
         first = error.errors()[0]
         raise UserError(f"sweep {name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
     apart = {"seed": "seeds are a parameter of their own", "dataset": "the data set is a parameter of its own"}
-    for field in [*sweep.grid, *sweep.base, *sweep.per_part]:
+    if bool(sweep.grid) == bool(sweep.settings):
+        raise UserError(f"sweep {name}: it should have a grid or a list of settings, and not both.")
+    for field in [*sweep.values, *sweep.base, *sweep.per_part]:
         if field in apart or field not in config.Config.model_fields:
             unknown = f"there is no such setting{config.nearest(field, config.Config.model_fields)}"
             raise UserError(f"sweep {name}: {field}: {apart.get(field, unknown)}.")
@@ -76,12 +91,13 @@ def load_sweep(name, path=None):
         raise UserError(f"sweep {name}: {empty[0]}: the list of values is empty.")
     if wrong := [field for field in sweep.per_part if config.Config.model_fields[field].annotation is not float]:
         raise UserError(f"sweep {name}: per_part: {wrong[0]} is not a number with a fraction, such as lambda_con.")
-    if twice := [field for field in sweep.per_part if field in sweep.grid]:
-        raise UserError(f"sweep {name}: {twice[0]} is in the grid and in per_part, which would replace its values.")
+    if twice := [field for field in sweep.per_part if field in sweep.values]:
+        raise UserError(f"sweep {name}: {twice[0]} is in the {'grid' if sweep.grid else 'settings'} and in per_part, "
+                        "which would replace its values.")
     settings = [setting for finding in sweep.findings for setting in (finding.trial, finding.than or {})]
     for field, value in itertools.chain(*map(dict.items, settings)):
-        if value not in sweep.grid.get(field, []):
-            raise UserError(f"sweep {name}: findings: {field} {value} is not in the grid; name one of its trials.")
+        if value not in sweep.values.get(field, []):
+            raise UserError(f"sweep {name}: findings: {field} {value} is in none of its trials; name one of them.")
     return sweep
 
 
@@ -96,14 +112,13 @@ def make_trials(sweep, dataset, prefix, seeds, **overrides):
         raise UserError(f"seeds: {seeds!r} is not allowed; it should be a list of whole numbers, such as [0, 1].")
     overrides = {field: value for field, value in overrides.items() if value is not None}
     for field in overrides:
-        if field == "seed" or field in sweep.grid:
-            instead = 'give -p seeds "[3]" for seed 3' if field == "seed" else "it is in the sweep's grid"
+        if field == "seed" or field in sweep.values:
+            instead = 'give -p seeds "[3]" for seed 3' if field == "seed" else "the sweep itself sets it"
             raise UserError(f"{field}: cannot be given to all trials of a sweep; {instead}.")
     shared = sources.located(dataset, {**_said(sweep.base), **sources.named(dataset, overrides)})
     own = config.load(dataset, **shared)
     made = []
-    for values, seed in itertools.product(itertools.product(*sweep.grid.values()), seeds):
-        setting = dict(zip(sweep.grid, values, strict=True))
+    for setting, seed in itertools.product(sweep.points, seeds):
         wanted = {**shared, **_said(setting), "seed": seed}
         if isinstance(n_parts := setting.get("n_parts", own.n_parts), int):
             wanted |= {field: getattr(own, field) * (n_parts / own.n_parts) for field in sweep.per_part}

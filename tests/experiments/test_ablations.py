@@ -20,7 +20,7 @@ QUICK = {"max_steps": 2, "distill_steps": 2, "max_train_pictures": 16, "max_test
 
 def sweep_file(tmp_path, **sweep):
     path = tmp_path / "sweeps.yaml"
-    path.write_text(yaml.safe_dump({"mine": sweep}))
+    path.write_text(yaml.safe_dump({"mine": sweep}, sort_keys=False))
     return path
 
 
@@ -53,6 +53,19 @@ def test_equal_trials_share_a_run_and_names_say_what_differs():
     assert shared[0].cfg.lambda_con == 30
 
 
+def test_settings_are_trials_of_their_own_and_no_grid(tmp_path):
+    listed = [{}, {"n_per": 3, "max_steps": 7}, {"share_fakes": False}]
+    sweep = trials.load_sweep("mine", sweep_file(tmp_path, settings=listed, base={"lambda_con": 5.0}))
+    made = trials.make_trials(sweep, "creatures", "a", [0])
+    assert [trial.setting for trial in made] == listed and {trial.cfg.lambda_con for trial in made} == {5.0}
+    assert [trial.name for trial in made] == ["a-base-seed0", "a-n_per-3-max_steps-7-seed0",
+                                              "a-share_fakes-False-seed0"]
+    assert [trial.cfg.max_steps == 7 for trial in made] == [False, True, False]
+    assert [trial.label for trial in made] == ["the base", "n_per 3, max_steps 7", "share_fakes False"]
+    with pytest.raises(UserError, match="max_steps: .* the sweep itself sets it"):
+        trials.make_trials(sweep, "creatures", "a", [0], max_steps=3)
+
+
 def test_a_fixed_sigma_waits_for_the_trial_that_measures_it():
     fixed = trials.make_trials(trials.Sweep(grid={"heatmap": ["fixed"]}), "creatures", "a", [3])
     assert [trial.name for trial in fixed] == ["a-heatmap-paper-seed3", "a-heatmap-fixed-seed3"]
@@ -67,12 +80,16 @@ def test_a_fixed_sigma_waits_for_the_trial_that_measures_it():
     ({"grid": {"seed": [1]}}, "seeds are a parameter"),
     ({"grid": {"dataset": ["tiny"]}}, "the data set is a parameter"),
     ({"grid": {"n_per": []}}, "n_per: the list of values is empty"),
-    ({"grid": {}}, "grid"),
+    ({"grid": {}}, "a grid or a list of settings"),
+    ({"grid": {"n_per": [4]}, "settings": [{}]}, "and not both"),
+    ({"settings": [{}, {"n_pert": 1}]}, "n_pert: there is no such setting.*n_per"),
+    ({"settings": [{}, 1]}, "settings.1"),
+    ({"settings": [{"lambda_con": 1.0}], "per_part": ["lambda_con"]}, "lambda_con is in the settings and in per_part"),
     ({"grid": {"n_per": 4}}, "grid.n_per"),
-    ({"gird": {"n_per": [4]}}, "mine: grid"),
+    ({"gird": {"n_per": [4]}}, "mine: gird"),
     ({"grid": {"n_per": [4]}, "per_part": ["heatmap"]}, "per_part: heatmap is not a number"),
     ({"grid": {"lambda_con": [1.0]}, "per_part": ["lambda_con"]}, "lambda_con is in the grid and in per_part"),
-    ({"grid": {"n_per": [4]}, "findings": [{"claim": "bad", "trial": {"n_per": 3}}]}, "n_per 3 is not in the grid"),
+    ({"grid": {"n_per": [4]}, "findings": [{"claim": "bad", "trial": {"n_per": 3}}]}, "n_per 3 is in none"),
 ])
 def test_a_sweep_that_cannot_be_is_refused(tmp_path, sweep, message):
     with pytest.raises(UserError, match=message):
@@ -95,7 +112,7 @@ def test_bad_names_files_seeds_and_values_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("given, message", [({"seed": 3}, r"seed: .* give -p seeds \"\[3\]\""),
-                                            ({"n_per": 6}, "n_per: .* in the sweep's grid")])
+                                            ({"n_per": 6}, "n_per: .* the sweep itself sets it")])
 def test_a_setting_that_the_sweep_itself_sets_is_refused_and_not_passed_over(given, message):
     with pytest.raises(UserError, match=message):
         trials.make_trials(trials.load_sweep("n_per"), "creatures", "a", [0], **given)
