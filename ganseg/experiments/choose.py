@@ -223,6 +223,8 @@ def advice(found, n_photos):
         said.append("The parts cover less than a tenth of the photos: crop closer to the object, or lower lambda_con.")
     if best.get("background_share", 1) < 0.2:
         said.append("The parts cover nearly all: raise lambda_con, or crop so that more background is seen.")
+    if best.get("border_clear", 1) < 0.7:
+        said.append("Parts lie along the edges of the photos: leave more room around the object, or try other seeds.")
     if best.get("parts_effective", 1) < 0.5:
         said.append("Few parts hold most of the object: try more seeds, or fewer parts.")
     if best.get("equivariance", 1) < 0.5:

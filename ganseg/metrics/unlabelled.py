@@ -13,7 +13,7 @@ from ganseg.metrics.masks import part_shares
 from ganseg.metrics.registry import LeftOut, metric
 
 # All in [0, 1]; the score is their geometric mean, so that none can be bought with another
-SCORES = ("equivariance", "parts_effective", "colors_explained", "agreement")
+SCORES = ("equivariance", "parts_effective", "colors_explained", "border_clear", "agreement")
 
 
 def score(values, names=SCORES):
@@ -117,6 +117,20 @@ def colors_explained(images, labels, n_parts):
     middle = np.nansum(means * count[..., None], axis=1) / count.sum(axis=1, keepdims=True)
     between = np.nansum(np.square(means - middle[:, None]).sum(axis=-1) * count, axis=1) / count.sum(axis=1)
     return np.divide(between, total, out=np.zeros(len(total)), where=total > 0).clip(max=1).mean()
+
+
+@metric("Label-free: share of the pixels along the test pictures' edges, a sixteenth of their side wide, that are "
+        "background.")
+def border_clear(labels):
+    """1 where no part touches the edge of a photo, as objects in the middle do not: labels (N, S, S), below 0 outside.
+
+    What counts of a picture is a rectangle, so a pixel is on the edge where one so far up, down, left or right is not.
+    """
+    inside, w = labels >= 0, max(1, labels.shape[-1] // 16)
+    wide = np.pad(inside, ((0, 0), (w, w), (w, w)))
+    far = (wide[:, : -2 * w, w:-w], wide[:, 2 * w :, w:-w], wide[:, w:-w, : -2 * w], wide[:, w:-w, 2 * w :])
+    edge = inside & ~np.logical_and.reduce(far)
+    return (labels[edge] == 0).mean()
 
 
 @metric("Label-free: the segmenter's largest probability, mean over the pixels of the test pictures.")

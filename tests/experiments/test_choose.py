@@ -216,10 +216,11 @@ def test_what_cannot_vote_is_refused(tiny_run):
 @pytest.mark.parametrize("values, word", [
     ({"background_share": 0.95}, "crop closer"), ({"background_share": 0.1}, "raise lambda_con"),
     ({"parts_effective": 0.3}, "fewer parts"), ({"equivariance": 0.3}, "train longer"),
-    ({"colors_explained": 0.1}, "too much like its background"),
+    ({"colors_explained": 0.1}, "too much like its background"), ({"border_clear": 0.4}, "more room around"),
 ])  # fmt: skip
 def test_advice_names_what_to_try(values, word):
-    good = {"background_share": 0.7, "parts_effective": 0.9, "equivariance": 0.8, "colors_explained": 0.5}
+    good = {"background_share": 0.7, "parts_effective": 0.9, "equivariance": 0.8, "colors_explained": 0.5,
+            "border_clear": 0.9}
     assert choose.advice({"a": good}, 100) == []
     said = choose.advice({"a": {**good, **values}, "b": {}}, 100)
     assert len(said) == 2 and word in said[0] and "only 100 photos" in said[1]

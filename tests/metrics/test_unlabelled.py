@@ -105,6 +105,18 @@ def test_colors_are_held_by_parts_of_one_colour_whatever_the_picture_adds():
     assert 0.1 < unlabelled.colors_explained(noisy, labels, 2) < 0.8
 
 
+def test_the_border_is_a_sixteenth_of_the_side_of_what_counts():
+    labels = np.zeros((2, 32, 32), int)
+    labels[0, 2:30, 2:30] = 3  # touches no edge, which is two pixels wide
+    assert unlabelled.border_clear(labels) == 1
+    labels[1] = 1
+    assert unlabelled.border_clear(labels) == 0.5
+    tall = np.full((1, 32, 32), -1)
+    tall[:, :, 8:24] = 0
+    tall[:, :16, 8:10] = 2  # 32 of 2 * 2 * 32 + 2 * 2 * 12 pixels
+    assert unlabelled.border_clear(tall) == pytest.approx(1 - 32 / 176)
+
+
 class Brightness(torch.nn.Module):
     """Two parts by brightness alone, or by place alone: position=True."""
 
