@@ -199,7 +199,9 @@ def test_make_lab_listens_on_this_machine_alone_and_asks_for_its_token(tmp_path)
             time.sleep(0.2)
         found = json.loads(files[0].read_text())
         assert len(found["token"]) >= 32
-        listening = [c.laddr.ip for c in psutil.Process(server.pid).net_connections() if c.status == "LISTEN"]
+        while time.monotonic() < end and not (listening := [c.laddr.ip for c in psutil.Process(server.pid).net_connections()
+                                                            if c.status == "LISTEN"]):
+            time.sleep(0.2)  # the file comes first
         assert listening and set(listening) <= {"127.0.0.1", "::1"}
         address = f"http://127.0.0.1:{found['port']}{found['base_url']}api/contents"
         with pytest.raises(urllib.error.HTTPError, match="403"):

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def papermill(folder):
     return [SCRIPTS / "papermill", notebook, folder / "out.ipynb", "-y", given]
 
 
-def wait_for_steps(folder, process, seconds=120):
+def wait_for_steps(folder, process, seconds=300):
     """Until a process has logged its first steps."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
@@ -79,11 +80,15 @@ def test_an_interrupted_training_saves_the_step_it_was_in_and_goes_on(outputs, t
         "command": [SCRIPTS / "ganseg", "train", *LONG],
         "papermill": papermill(tmp_path),
     }[start]
-    process = started(command)
-    wait_for_steps(folder, process)
-    process.send_signal(number)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode != 0
+    for _ in range(3 if start == "papermill" else 1):  # which ends a kernel after five seconds, too few if all is busy
+        shutil.rmtree(folder, ignore_errors=True)
+        process = started(command)
+        wait_for_steps(folder, process)
+        process.send_signal(number)
+        said = process.communicate(timeout=300)[0]
+        assert process.returncode != 0
+        if any((folder / "checkpoints").glob("gan-*.pt")):
+            break
     saved = checkpoints.step_of(next(iter((folder / "checkpoints").glob("gan-*.pt"))))
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert 3 <= saved < 5000 and saved == max(line["step"] for line in logged)
