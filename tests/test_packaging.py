@@ -199,9 +199,10 @@ def test_make_lab_listens_on_this_machine_alone_and_asks_for_its_token(tmp_path)
             time.sleep(0.2)
         found = json.loads(files[0].read_text())
         assert len(found["token"]) >= 32
-        while time.monotonic() < end and not (listening := [c.laddr.ip for c in psutil.Process(server.pid).net_connections()
-                                                            if c.status == "LISTEN"]):
-            time.sleep(0.2)  # the file comes first
+        of_server, listening = psutil.Process(server.pid), []
+        while time.monotonic() < end and not listening:  # the file comes first
+            listening = [c.laddr.ip for c in of_server.net_connections() if c.status == "LISTEN"]
+            time.sleep(0.2)
         assert listening and set(listening) <= {"127.0.0.1", "::1"}
         address = f"http://127.0.0.1:{found['port']}{found['base_url']}api/contents"
         with pytest.raises(urllib.error.HTTPError, match="403"):
