@@ -32,6 +32,9 @@ BASELINES = (
 LIGHTS = (
     ("equivariance", 0.7, 0.5, ("Parts are stable", "Parts are fairly stable", "Parts are NOT stable"),
      "when a photo is mirrored, turned, scaled or recoloured, {:.0%} of the foreground keeps its part"),
+    ("border_clear", 0.9, 0.7, ("The photos' edges are background", "Parts reach the edges of some photos",
+                                "Parts lie ALONG THE EDGES of the photos"),
+     "{:.0%} of the pixels there are background, as most should be where the object is in the middle"),
     ("certainty_gap", -0.05, -0.1, ("Photos look like what it learned from", "Photos look somewhat unlike what it "
      "learned from", "Photos look UNLIKE what it learned from"),
      "it is {:.1%} surer of generated pictures than of photos"),

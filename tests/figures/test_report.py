@@ -136,9 +136,15 @@ def test_the_table_of_a_run_without_metrics_names_the_command(run):
      ["Parts are fairly stable: when a photo is mirrored, turned, scaled or recoloured, 60% of the foreground keeps "
       "its part.",
       "Photos look somewhat unlike what it learned from: it is 7.0% surer of generated pictures than of photos."]),
-    ({"equivariance": 0.3, "certainty_gap": 0.2},
+    ({"border_clear": 0.95},
+     ["The photos' edges are background: 95% of the pixels there are background, as most should be where the object is "
+      "in the middle."]),
+    ({"equivariance": 0.3, "border_clear": 0.3, "certainty_gap": 0.2},
      ["Parts are NOT stable: when a photo is mirrored, turned, scaled or recoloured, 30% of the foreground keeps its "
-      "part.", "Photos look UNLIKE what it learned from: it is 20.0% surer of generated pictures than of photos."]),
+      "part.",
+      "Parts lie ALONG THE EDGES of the photos: 30% of the pixels there are background, as most should be where the "
+      "object is in the middle.",
+      "Photos look UNLIKE what it learned from: it is 20.0% surer of generated pictures than of photos."]),
 ])  # fmt: skip
 def test_the_verdict_stands_first_in_words(run, values, said):
     run.cfg.n_parts = 8
