@@ -31,7 +31,7 @@ test: .venv/.installed
 	  echo "Strip these notebooks before committing: .venv/bin/nbstripout --keep-count notebooks/*.ipynb"; exit 1; }
 	@outputs="$$(mktemp -d)" && trap 'rm -rf "$$outputs"' EXIT && \
 	  GANSEG_OUTPUTS="$$outputs" .venv/bin/python -m pytest -rs --nbval-lax --nbval-current-env \
-	  -n auto --maxprocesses 4 --dist loadfile tests notebooks  # a process per core; each of them holds a network
+	  -n logical --maxprocesses 4 --dist loadfile tests notebooks  # a process per core; each of them holds a network
 
 # Lab works on copies, since it saves what it runs. A copy is made anew where the original is newer, and the old one kept.
 lab: .venv/.installed $(patsubst notebooks/%,outputs/lab/%,$(wildcard notebooks/*.ipynb))
