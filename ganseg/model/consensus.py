@@ -9,7 +9,7 @@ from torch import nn
 from ganseg.metrics.unlabelled import part_agreement
 from ganseg.model.prediction import predict
 
-N_COMPARED = 500  # test pictures that tell how far segmenters agree; more take too long
+N_COMPARED = 200  # test pictures that tell how far segmenters agree; more take too long
 
 
 class Consensus(nn.Module):
