@@ -19,7 +19,7 @@ from ganseg.model.consensus import N_COMPARED, Consensus, agreement
 from ganseg.model.prediction import predict
 
 FILE = "choice.json"  # in the run's folder: what each round found
-ROUNDS = (1 / 16, 1 / 8)  # after these shares of the steps candidates are compared; half of them go on
+ROUNDS = (1 / 20, 1 / 10)  # after these shares of the steps candidates are compared; half of them go on
 OF_CANDIDATES = ("max_test_pictures", "fit_pictures")  # at most N_COMPARED each, for many are evaluated
 N_LEAST = 20  # test pictures: fewer say nothing
 
