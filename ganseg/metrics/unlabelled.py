@@ -111,7 +111,7 @@ def colors_held(images, labels, n_parts):
 def colors_explained(images, labels, n_parts):
     """1 where each label has one colour, 0 where labels tell no colour: images (N, 3, S, S), labels (N, S, S)."""
     total = np.array([image.var(axis=(1, 2)).sum() for image in images])  # (N,)
-    known = np.where(labels < 0, 0, labels + 1)
+    known = np.where(labels < 0, 0, labels + np.int16(1))  # uint8 holds no 256
     count = np.stack([(known == k + 1).sum(axis=(1, 2)) for k in range(n_parts + 1)], axis=1)  # (N, K + 1)
     means = part_means(images, known, n_parts + 1)
     middle = np.nansum(means * count[..., None], axis=1) / count.sum(axis=1, keepdims=True)

@@ -103,6 +103,8 @@ def test_colors_are_held_by_parts_of_one_colour_whatever_the_picture_adds():
     assert unlabelled.colors_explained(images, labels * 0 + 1, 2) == pytest.approx(0)
     noisy = images + rng(4).normal(0, 40, images.shape)
     assert 0.1 < unlabelled.colors_explained(noisy, labels, 2) < 0.8
+    most = np.where(labels == 1, 255, 0).astype(np.uint8)  # as a segmenter of 255 parts gives them
+    assert unlabelled.colors_explained(np.repeat(most[:, None], 3, axis=1), most, 255) == pytest.approx(1)
 
 
 def test_the_border_is_a_sixteenth_of_the_side_of_what_counts():
