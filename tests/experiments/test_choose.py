@@ -51,7 +51,7 @@ def test_candidates_are_seeds_times_parts_with_a_share_of_the_steps():
     assert wanted[0].name == "best-n_parts-4-seed3"
     assert (wanted[0].cfg.max_test_pictures, wanted[0].cfg.fit_pictures) == (20, 4)
     many = candidates(max_test_pictures="none", fit_pictures=9000)[0].cfg
-    assert (many.max_test_pictures, many.fit_pictures) == (500, 500)
+    assert (many.max_test_pictures, many.fit_pictures) == (200, 200)
 
 
 def test_one_candidate_is_no_choice():
