@@ -13,7 +13,7 @@ from ganseg.model.prediction import predict, predict_moved
 from ganseg.training import trained_on
 
 N_SAMPLES = 90
-N_MOVED = 100  # test pictures that are moved too, five times each
+N_MOVED = 100  # test pictures that are moved too, each in the six ways of predict_moved
 # Metrics that look at generated pictures
 OF_SAMPLES = ("extent_px", "center_spread_px", "mask_entropy", "collapse", "certainty_gap")
 
