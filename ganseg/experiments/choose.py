@@ -216,9 +216,12 @@ def compared(best, voted):
     return f"By {metric} the vote is {better} than {best.label} alone: {b:.3f} against {a:.3f}."
 
 
-def advice(found, n_photos):
-    """What to try next where even the best candidate is poor, as sentences; [] where it is not."""
-    best, said = next(iter(found.values())), []
+def advice(best, n_photos):
+    """What to try next where even the best run is poor, as sentences; [] where it is not.
+
+    best  {metric: value}, its evaluation at the end: after a tenth of the steps any run is poor
+    """
+    said = []
     if best.get("background_share", 0) > 0.9:
         said.append("The parts cover less than a tenth of the photos: crop closer to the object, or lower lambda_con.")
     if best.get("background_share", 1) < 0.2:

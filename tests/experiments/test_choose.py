@@ -221,7 +221,7 @@ def test_what_cannot_vote_is_refused(tiny_run):
 def test_advice_names_what_to_try(values, word):
     good = {"background_share": 0.7, "parts_effective": 0.9, "equivariance": 0.8, "colors_explained": 0.5,
             "border_clear": 0.9}
-    assert choose.advice({"a": good}, 100) == []
-    said = choose.advice({"a": {**good, **values}, "b": {}}, 100)
+    assert choose.advice(good, 100) == []
+    said = choose.advice({**good, **values}, 100)
     assert len(said) == 2 and word in said[0] and "only 100 photos" in said[1]
-    assert len(choose.advice({"a": {**good, **values}}, 5000)) == 1
+    assert len(choose.advice({**good, **values}, 5000)) == 1
