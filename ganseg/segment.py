@@ -37,7 +37,7 @@ def load(run, device="auto"):
     if not isinstance(run, runs.Run):
         if folder := exported.find(run):
             run, state, path = exported.read(folder)
-            network = loading.segmenter_of(run.cfg, state, path).to(device).eval()
+            network = loading.ready(loading.segmenter_of(run.cfg, state, path), device)
             return PhotoSegmenter(run.cfg, network, device, run)
         run = runs.find(str(run))
     return PhotoSegmenter(run.cfg, loading.load_segmenter(run, device=device), device, run)

@@ -1,4 +1,4 @@
-"""Three GAN steps, in one process or as one of several: python tests/parallel_steps.py CONFIG.json RESULT.pt"""
+"""Three GAN steps of each config, alone or as one of several processes: parallel_steps.py CONFIGS.json RESULTS.pt"""
 
 import json
 import sys
@@ -12,9 +12,8 @@ from ganseg.model.discriminator import Discriminator
 from ganseg.training import losses
 
 
-def main(config_file, result_file):
-    torch.set_num_threads(1)
-    cfg = config.check(json.loads(open(config_file).read()))
+def three_steps(cfg):
+    """Gradients and losses of the first step, weights and statistics after three, and the penalty's gradients."""
     device = distributed.start(cfg, torch.device("cpu"))
     G = distributed.synchronise(loading.build_generator(cfg)).train()
     torch.manual_seed(1)
@@ -34,8 +33,14 @@ def main(config_file, result_file):
     losses.gradient_penalty(D, distributed.mine(real)).backward()
     distributed.average_gradients(D)
     result["penalty"] = [p.grad for p in D.parameters() if p.grad is not None]
+    return result
+
+
+def main(configs_file, results_file):
+    torch.set_num_threads(1)
+    results = [three_steps(config.check(fields)) for fields in json.loads(open(configs_file).read())]
     if not distributed.rank():
-        torch.save(result, result_file)
+        torch.save(results, results_file)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,10 @@ def test_the_modules_do_the_same_without_any_notebook_library(outputs, tmp_path)
     for name in ("papermill", "plotly", "pandas", "IPython", "ipywidgets", "nbformat", "jupyterlab"):
         (blocked / f"{name}.py").write_text("raise ImportError('a notebook library was imported')")
     env = {**os.environ, "PYTHONPATH": str(blocked)}
+    (blocked / "sklearn.py").write_text("raise ImportError('a training waited for scikit-learn')")
     for stage in ("train", "distill", "evaluate"):
+        if stage == "evaluate":
+            (blocked / "sklearn.py").unlink()
         command = [sys.executable, "-m", f"ganseg.{stage}", "-p", "dataset", "tiny", "--run", "bare", *STEPS]
         done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

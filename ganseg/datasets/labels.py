@@ -5,8 +5,8 @@ edges that were smoothed, whose grey lies between two labels and would be taken 
 """
 
 import numpy as np
+import scipy  # which imports its parts where they are first used
 from PIL import Image
-from scipy.ndimage import maximum_filter, minimum_filter
 
 IGNORED, SOFT = -1, -2  # labels of pixels that the data set leaves out, and of smoothed edges
 SOFT_SHARE = 0.12  # of the pixels at edges; 0.14 to 0.9 where masks were smoothed, up to 0.09 in drawn ones
@@ -37,8 +37,8 @@ def _smoothed(labels):
     A smoothed edge has pixels that lie between their neighbours. In drawn masks these are few: a thin part between two
     others. Of a smoothed mask only what belongs to 3 x 3 equal pixels stays.
     """
-    low, high = minimum_filter(labels, 3), maximum_filter(labels, 3)
-    flat = maximum_filter(low == high, 3)
+    low, high = scipy.ndimage.minimum_filter(labels, 3), scipy.ndimage.maximum_filter(labels, 3)
+    flat = scipy.ndimage.maximum_filter(low == high, 3)
     between = (low < labels) & (labels < high) & ~flat
     if between.sum() <= SOFT_SHARE * (low < high).sum():
         return np.zeros(labels.shape, bool)

@@ -1,9 +1,7 @@
 """Predicted against true parts, from one contingency table of the pooled pixels."""
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import entropy
-from sklearn.metrics import adjusted_rand_score, mutual_info_score, normalized_mutual_info_score
+import scipy  # which imports its parts where they are first used
 
 from ganseg.metrics.registry import LeftOut, metric
 
@@ -31,7 +29,9 @@ def _normalized_mutual_information(table):
 
     Source: sklearn's normalized_mutual_info_score, which takes no table.
     """
-    mean_entropy = (entropy(table.sum(axis=1)) + entropy(table.sum(axis=0))) / 2
+    from sklearn.metrics import mutual_info_score  # takes two seconds, and training needs none of it
+
+    mean_entropy = (scipy.stats.entropy(table.sum(axis=1)) + scipy.stats.entropy(table.sum(axis=0))) / 2
     if mean_entropy == 0:
         return 1.0
     return mutual_info_score(None, None, contingency=table) / mean_entropy
@@ -96,7 +96,7 @@ def matched_ious(labels, true_labels, train_labels, train_true_labels, n_parts):
     test = contingency_table(true_labels, labels, shape)
     present = _foreground_rows(test).any(axis=1)
     train_ious = part_ious(contingency_table(train_true_labels, train_labels, shape))
-    true, predicted = linear_sum_assignment(train_ious, maximize=True)
+    true, predicted = scipy.optimize.linear_sum_assignment(train_ious, maximize=True)
     # the assignment also pairs parts that never meet in training; those are no match
     scores = np.zeros(len(present))
     scores[true] = part_ious(test)[true, predicted] * (train_ious[true, predicted] > 0)
@@ -125,7 +125,7 @@ def labels_under_keypoints(labels, landmarks, true_foreground=None):
     labels           (N, S, S), 0 background
     landmarks        (N, L, 2) in [-1, 1], (x, y), NaN where missing; those outside the square are left out
     true_foreground  (N, S, S), those on a pixel below 0, of a picture that has others, are left out too
-    Raises LeftOut when no keypoint is visible.
+    Raises LeftOut when no keypoint is visible, or none on a pixel that counts.
     """
     S = labels.shape[-1]
     shown = np.isfinite(landmarks).all(axis=-1)
@@ -142,28 +142,36 @@ def labels_under_keypoints(labels, landmarks, true_foreground=None):
         counted = known[picture, y, x] | ~known.any(axis=(1, 2))[picture]
         picture, keypoint, x, y = (array[counted] for array in (picture, keypoint, x, y))
     found = labels[picture, y, x]
-    return keypoint[found >= 0], found[found >= 0]  # below 0 is no part of a photo
+    counted = found >= 0  # below 0 is no part of a photo
+    if not counted.any():
+        raise LeftOut("no visible keypoint lies on a pixel that counts")
+    return keypoint[counted], found[counted]
+
+
+def _under_keypoints(*given):
+    """The contingency table of labels_under_keypoints, which explains the arguments."""
+    return contingency_table(*(numbers[None] for numbers in labels_under_keypoints(*given)))
 
 
 @metric("NMI of the keypoint's name and the label predicted under it, a predicted background being a class like any "
         "other, over all visible keypoints of the test set pooled.")
 def nmi_keypoints(labels, landmarks, true_foreground=None):
-    return normalized_mutual_info_score(*labels_under_keypoints(labels, landmarks, true_foreground))
+    return _normalized_mutual_information(_under_keypoints(labels, landmarks, true_foreground))
 
 
 @metric("ARI of the keypoint's name and the label predicted under it, a predicted background being a class like any "
         "other, over all visible keypoints of the test set pooled.")
 def ari_keypoints(labels, landmarks, true_foreground=None):
-    return adjusted_rand_score(*labels_under_keypoints(labels, landmarks, true_foreground))
+    return adjusted_rand_index(_under_keypoints(labels, landmarks, true_foreground))
 
 
 @metric("NMI of the keypoint's name and the most probable part under it, the background left out of the question, over "
         "all visible keypoints of the test set pooled (Choudhury et al. 2021: FG-NMI on CUB).")
 def nmi_keypoints_parts(part_labels, landmarks, true_foreground=None):
-    return normalized_mutual_info_score(*labels_under_keypoints(part_labels, landmarks, true_foreground))
+    return _normalized_mutual_information(_under_keypoints(part_labels, landmarks, true_foreground))
 
 
 @metric("ARI of the keypoint's name and the most probable part under it, the background left out of the question, over "
         "all visible keypoints of the test set pooled (Choudhury et al. 2021: FG-ARI on CUB).")
 def ari_keypoints_parts(part_labels, landmarks, true_foreground=None):
-    return adjusted_rand_score(*labels_under_keypoints(part_labels, landmarks, true_foreground))
+    return adjusted_rand_index(_under_keypoints(part_labels, landmarks, true_foreground))

@@ -7,11 +7,6 @@ the origin matters. Ours come in [-1, 1] on the outer pixel centres:
 """
 
 import numpy as np
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.dummy import DummyRegressor
-from sklearn.linear_model import LinearRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from ganseg.metrics.registry import LeftOut, metric
 
@@ -41,6 +36,8 @@ def fit_without_bias(x, y):
 
 def fit_with_bias(x, y):
     """As fit_without_bias, with an intercept."""
+    from sklearn.linear_model import LinearRegression  # takes two seconds, and training needs none of it
+
     return LinearRegression().fit(x, y).predict
 
 
@@ -56,12 +53,19 @@ def fit_in_shares(origin):
 
 def fit_standardized(x, y):
     """As fit_without_bias, each coordinate of both sides less its training mean, over its training deviation."""
+    from sklearn.compose import TransformedTargetRegressor  # see fit_with_bias
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     inputs = make_pipeline(StandardScaler(), LinearRegression(fit_intercept=False))
     return TransformedTargetRegressor(inputs, transformer=StandardScaler()).fit(x, y).predict
 
 
 def fit_mean(x, y):
     """As fit_with_bias, blind to the centroids: the control."""
+    from sklearn.dummy import DummyRegressor  # see fit_with_bias
+
     return DummyRegressor().fit(x, y).predict
 
 

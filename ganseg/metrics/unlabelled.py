@@ -5,8 +5,7 @@ labels.
 """
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import entropy
+import scipy  # which imports its parts where they are first used
 
 from ganseg.metrics.clustering import contingency_table
 from ganseg.metrics.masks import part_shares
@@ -32,13 +31,13 @@ def part_agreement(first, second):
     """
     table = contingency_table(first, second)
     both, either = table[1:, 1:], table.sum() - table[0, 0]
-    return both[linear_sum_assignment(both, maximize=True)].sum() / either if either else 1.0
+    return both[scipy.optimize.linear_sum_assignment(both, maximize=True)].sum() / either if either else 1.0
 
 
 def matched_order(first, second, n_parts):
     """Which label of the second labelling is label k of the first, (K + 1,) int: 0, then parts as of part_agreement."""
     table = contingency_table(first, second, (n_parts + 1, n_parts + 1))[1:, 1:]
-    return np.concatenate([[0], linear_sum_assignment(table, maximize=True)[1] + 1])
+    return np.concatenate([[0], scipy.optimize.linear_sum_assignment(table, maximize=True)[1] + 1])
 
 
 @metric("Label-free: of the pixels that are foreground before or after a photo is mirrored, turned by 15 degrees, "
@@ -59,7 +58,7 @@ def parts_effective(labels, n_parts):
     shares = part_shares(labels, n_parts)
     if not shares.any():
         raise LeftOut("no pixel of the test pictures was predicted as foreground")
-    return np.exp(entropy(shares)) / n_parts
+    return np.exp(scipy.stats.entropy(shares)) / n_parts
 
 
 def part_means(values, labels, n_parts):

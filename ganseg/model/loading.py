@@ -97,7 +97,13 @@ def read_segmenter(run, name="segmenter", device="cpu", step=None):
     path, state = run.intact(name, step)
     if path is None:
         raise runs.missing(run.folder, "segmenter")
-    return segmenter_of(run.cfg, state, path).to(device).eval(), state
+    return ready(segmenter_of(run.cfg, state, path), device), state
+
+
+def ready(network, device):
+    """A network in evaluation mode on a device, on the CPU in channels_last, in which convolutions take less time."""
+    on_cpu = torch.device(device).type == "cpu"
+    return network.to(device, memory_format=torch.channels_last if on_cpu else torch.preserve_format).eval()
 
 
 def segmenter_of(cfg, state, path):

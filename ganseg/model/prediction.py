@@ -27,14 +27,15 @@ class Predicted(NamedTuple):
 
 
 @torch.inference_mode()
-def predict(network, images, boxes=None, batch_size=64, keep_labels=True):
+def predict(network, images, boxes=None, batch_size=None, keep_labels=True):
     """Predicted of photos (N, 3, S, S) uint8, batch by batch on the network's device.
 
     boxes        (N, 4) left, top, width, height: what of each square counts; None: all
+    batch_size   None: 64, or on the CPU 16, which its caches hold
     keep_labels  False saves memory where the labels of many photos are not needed
     """
     device = next(itertools.chain(network.parameters(), network.buffers())).device
-    S = images.shape[-1]
+    S, batch_size = images.shape[-1], batch_size or (16 if device.type == "cpu" else 64)
     boxes = torch.tensor([[0, 0, S, S]]).expand(len(images), 4) if boxes is None else torch.as_tensor(boxes)
     batches = [_summary(network(to_float(batch.to(device))).softmax(dim=1), _inside(box.to(device), S), keep_labels)
                for batch, box in zip(images.split(batch_size), boxes.split(batch_size), strict=True)]

@@ -92,8 +92,10 @@ class Loop:
                 self.stopping = distributed.any_of(time_is_up or bool(asked), self.device)
                 now, patience_s = time.monotonic(), DRAW_EVERY_S if self.drawn else LONG_S
                 self.late = distributed.any_of(now - self.saved > SAVE_EVERY_S, self.device)
-                self.undrawn = self.stopping or distributed.any_of(now - (self.drawn or self.start) > patience_s,
-                                                                   self.device)
+                late = now - (self.drawn or self.start) > patience_s
+                step_s = (now - self.start) / max(self.done - first - 1, 1)
+                soon = self._left_s(step_s) < patience_s  # the last step draws too
+                self.undrawn = self.stopping or distributed.any_of(late and not soon, self.device)
                 yield self.done - 1
                 if self.trouble:
                     self._roll_back()

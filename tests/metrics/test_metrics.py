@@ -336,6 +336,8 @@ def test_the_label_under_each_visible_keypoint_is_found():
     assert under(labels, points) == [(1, 0), (1, 3)]
     with pytest.raises(metrics.LeftOut, match="no test picture shows a keypoint"):
         clustering.nmi_keypoints(labels, np.full_like(points, np.nan))
+    with pytest.raises(metrics.LeftOut, match="no visible keypoint lies on a pixel that counts"):
+        clustering.nmi_keypoints(np.full(labels.shape, -1), points)
 
 
 @pytest.mark.parametrize("W, S", [(4, 2), (512, 32), (32, 32), (21, 128)])

@@ -1,6 +1,7 @@
 """What a training needs is told before and at its start."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,6 +107,16 @@ def test_a_slow_training_speaks_saves_and_shows_samples_in_between(tiny_run, qui
     assert [step_of(path) for path in run.checkpoints("gan")] == [3, 4]  # the newest two of four
     assert [record["step"] for record in run.records("train_samples")] == [4]
     assert all(a.equal(b) for a, b in zip(*(r.load_state("gan")["ema"].values() for r in (run, plain)), strict=True))
+
+
+@pytest.mark.parametrize("n, drawn", [(6, [6]), (12, [4, 12])])
+def test_no_samples_are_drawn_by_the_clock_shortly_before_the_end(tiny_run, quick, monkeypatch, n, drawn):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    run = tiny_run(max_steps=n, log_every_steps=1)
+    for _ in train.train(run):
+        clock.now += 25  # after 75 seconds a picture is due
+    assert sorted(int(path.stem) for path in (run.folder / "samples").iterdir()) == drawn
 
 
 def test_a_training_has_samples_of_each_stop(tiny_run, quick):
