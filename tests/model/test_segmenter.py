@@ -35,6 +35,14 @@ def test_in_evaluation_mode_a_pictures_logits_do_not_depend_on_the_others(tiny):
     torch.testing.assert_close(S(images)[1:2], S(images[1:2]))
 
 
+@pytest.mark.parametrize("kind", [{"segmenter": "unet", "segmenter_width": 4},
+                                  {"segmenter": "unet_lite0", "backbone_weights": "none"}])
+def test_a_network_that_is_ready_for_the_cpu_gives_the_same_logits(tiny, kind):
+    S, images = loading.build_segmenter(tiny(**kind)).eval(), torch.randn(2, 3, 32, 32)
+    before = S(images)
+    torch.testing.assert_close(loading.ready(S, "cpu")(images), before, rtol=1e-3, atol=1e-4)
+
+
 def test_a_backbone_is_read_from_a_file(tiny, tmp_path):
     state = resnet50(weights=None).state_dict()
     torch.save(state, tmp_path / "resnet50.pt")
