@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-GIVEN = ["-p", "dataset", "tiny", "-p", "max_steps", "60", "-p", "distill_steps", "40", "-p", "log_every_steps", "2",
+GIVEN = ["-p", "dataset", "tiny", "-p", "max_steps", "40", "-p", "distill_steps", "30", "-p", "log_every_steps", "2",
          "-p", "sample_every_steps", "10", "-p", "save_every_steps", "5", "-p", "share_fakes", "false"]
 TIMES = ("time_s", "steps_per_s", "left_s")
 
