@@ -63,7 +63,7 @@ def wait_for_steps(folder, process, seconds=300):
 
 def test_a_run_killed_five_times_equals_an_undisturbed_one(tmp_path):
     reached, differences = kills.kill_and_compare(tmp_path, n_kills=5)
-    assert sum(map(len, reached.values())) >= 3, reached  # a fast machine may finish before the last
+    assert sum(map(len, reached.values())) == 5 and max(reached["train"]) > 0 < max(reached["distill"]), reached
     assert differences == []
 
 
