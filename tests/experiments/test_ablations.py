@@ -337,7 +337,7 @@ def test_a_sweep_survives_a_killed_worker_and_runs_only_what_is_missing(outputs,
 
         def kill_the_trainer():
             checkpoint = outputs / "tiny" / wanted[0].name / "checkpoints"
-            until = time.monotonic() + 120
+            until = time.monotonic() + 300
             while not any(checkpoint.glob("gan-*.pt")) and time.monotonic() < until:
                 time.sleep(0.05)
             (worker,) = [address for address, tasks in client.processing().items() if key in tasks]

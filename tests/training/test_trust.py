@@ -109,7 +109,7 @@ def test_jupyterlabs_interrupt_stops_the_cell_after_a_saved_step(outputs, tmp_pa
                        "run = runs.open_run('tiny', 'x', max_steps=5000, log_every_steps=1, save_every_steps=5000)\n"
                        "for record in train.train(run): pass")
         folder = outputs / "tiny" / "x"
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while time.monotonic() < end and not (folder / "metrics.jsonl").exists():
             time.sleep(0.1)
         time.sleep(0.5)
@@ -231,7 +231,7 @@ def test_what_another_process_adds_meanwhile_is_not_taken_back(tiny_run, monkeyp
 
     monkeypatch.setattr(records.files, "write_text", slow)
     run.rewind({"train"}, 3)
-    assert "added" in adding[0].communicate(timeout=120)[0]
+    assert "added" in adding[0].communicate(timeout=300)[0]
     assert [r["step"] for r in run.records("train")] == [1, 2, 3] and len(run.records("evaluate")) == 1
 
 
