@@ -21,8 +21,6 @@ GIVEN = ["-p", "dataset", "tiny", "-p", "max_steps", "40", "-p", "distill_steps"
          "-p", "sample_every_steps", "10", "-p", "save_every_steps", "5", "-p", "share_fakes", "false"]
 OPENING = 25  # files that a stage has touched at least before its first step
 TIMES = ("time_s", "steps_per_s", "left_s")
-
-
 CHILD = """
 import os, runpy, signal, sys, threading
 stage, at, later = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
