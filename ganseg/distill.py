@@ -14,10 +14,10 @@ from ganseg.devices import rng
 from ganseg.errors import UserError
 from ganseg.model import loading
 from ganseg.model.geometry import to_float
-from ganseg.training import autoencoding, losses, trained_on
+from ganseg.training import autoencoding, losses, self_training, trained_on
 from ganseg.training.loop import Loop, progress
 
-MOVES = 0.3  # of corrected photos, see augment
+MOVES = 0.3  # of photos, see augment
 
 
 def distill(run, control=False, corrected=None):
@@ -42,7 +42,11 @@ def distill(run, control=False, corrected=None):
     parts = {"segmenter": S, "optimizer": optimizer}
     facts = {"generator_weights": weights, "backbone_weights": cfg.backbone_weights, **taught_by}
     outdated = _outdated(run, name, taught_by)
-    last_step, of_masks = _finetuning(run, None if outdated or control else run.load_state(name), corrected)
+    before = (None if outdated else run.load_state(name)) or {"step": 0}
+    last_step, of_masks = _finetuning(run, None if control else before, corrected)
+    facts |= {"self_training": before["self_training"]} if "self_training" in before else {}
+    trains_itself = cfg.self_training and not corrected and before["step"] < last_step
+    own = self_training.SelfTraining(cfg, *_own_photos(cfg), before.get("self_training")) if trains_itself else None
     S.train()
     with run.held():  # what could be a user's mistake has been read by now
         run.start(device)
@@ -50,9 +54,21 @@ def distill(run, control=False, corrected=None):
             trained_on.add_corrected(run, corrected)
         loop = Loop(run, stage, name, parts, last_step, outdated, **facts, **of_masks)
         for step in loop.steps():
-            loop.add(**distill_step(G, S, optimizer, cfg, step, corrected))
+            labelled = own.photos_at(step, S) if own else corrected
+            if own and labelled:
+                loop.facts["self_training"] = labelled.labels
+            loop.add(**distill_step(G, S, optimizer, cfg, step, labelled))
             if record := loop.finish_step():
                 yield record
+
+
+def _own_photos(cfg):
+    """The photos of self-training: Pictures, and the same ones larger, (N, 3, L, L) uint8."""
+    n = self_training.n_photos(cfg)
+    few = {"image_size": max(cfg.image_size, self_training.SEEN_PX), "max_train_pictures": cfg.max_train_pictures or n}
+    larger, photos = load_pictures(cfg.model_copy(update=few), "train", n), load_pictures(cfg, "train")
+    row_of = {str(name): row for row, name in enumerate(photos.names)}
+    return photos.take([row_of[str(name)] for name in larger.names]), larger.images
 
 
 def _teacher(run, weights, device):
@@ -134,16 +150,16 @@ def distill_all(run):
         yield from distill(run, control=True)
 
 
-def distill_step(G, S, optimizer, cfg, step, corrected=None):
+def distill_step(G, S, optimizer, cfg, step, labelled=None):
     """One update of the segmenter S with fresh pairs of G; returns the loss and the accuracy as scalar tensors.
 
-    corrected  Pictures of which half of the batch is taken, moved a little and not mirrored; None: pairs alone
+    labelled  Pictures of which half of the batch is taken, moved a little and not mirrored; None: pairs alone
     """
     images, labels = generate_pairs(G, cfg, step)
-    if corrected:
+    if labelled:
         n, random = len(images) // 2, rng(cfg.seed, "corrected", step)
-        rows = torch.randint(len(corrected), (n,), generator=random)
-        photos, masks = (part[rows].to(images.device) for part in (corrected.images, corrected.labels.clamp(min=-1)))
+        rows = torch.randint(len(labelled), (n,), generator=random)
+        photos, masks = (part[rows].to(images.device) for part in (labelled.images, labelled.labels.clamp(min=-1)))
         photos, masks = augment(to_float(photos), masks, random, MOVES)
         images, labels = torch.cat([photos, images[n:]]), torch.cat([masks, labels[n:]])
     torch.manual_seed(cfg.seed * 1_000_003 + step)  # DeepLab's dropout

@@ -81,9 +81,11 @@ def league(cfg, state=None):
     state  the content of its segmenter's checkpoint, which may say it itself; None: what the settings say.
            {"backbone_weights": "none"} asks for the generator alone
     """
-    state = {"backbone_weights": cfg.backbone_weights} if state is None else state
+    if state is None:
+        state = {"backbone_weights": cfg.backbone_weights, **({"self_training": None} if cfg.self_training else {})}
     weights = [cfg.features_weights if cfg.features != "none" else "none",
-               state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none"]
+               state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
+               "imagenet" if "self_training" in state else "none"]
     said = {OF_WEIGHTS.get(name, "not known") for name in weights} | ({"not known"} if cfg.warm_start else set())
     return state.get("league") or joined(said)
 

@@ -168,6 +168,9 @@ def test_a_void_border_that_counts_as_a_part_is_said_in_the_evaluation(tmp_path,
     ({"backbone_weights": "imagenet", "segmenter": "unet"}, None, "nothing"),  # which has no backbone
     ({}, {}, "ImageNet labels"),  # a released segmenter
     ({"features": "efficientnet_lite0"}, None, "ImageNet labels"),
+    ({"self_training": 0.4}, None, "ImageNet labels"),
+    ({"self_training": 0.4}, {"backbone_weights": "none"}, "nothing"),  # as long as no photo has taught it
+    ({}, {"backbone_weights": "none", "self_training": 0}, "ImageNet labels"),
     ({"features": "efficientnet_lite0", "features_weights": "none"}, None, "nothing"),
     ({"features": "efficientnet_lite0", "features_weights": "mine.pt"}, None, "not known"),
     ({"features": "efficientnet_lite0", "warm_start": "gan.pt"}, None, "ImageNet labels, not known"),

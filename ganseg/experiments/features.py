@@ -64,13 +64,7 @@ def fit(S, photos, seed):
     maps = torch.cat([S.maps(to_float(batch.to(device))).cpu() for batch in photos.images.split(BATCH)])
     inside, border = _cells(photos.boxes, len(photos), maps.shape[-1], size)
     cells = maps.permute(0, 2, 3, 1)[inside]  # (M, n)
-    n_channels = torch.tensor(S.backbone.feature_info.channels())
-    scale = cells.std(dim=0).clamp(min=1e-6) * n_channels.sqrt().repeat_interleave(n_channels)
-    unit = S.unit((cells - cells.mean(dim=0)) / scale)
-    S.center.copy_(cells.mean(dim=0)), S.scale.copy_(scale)
-    axes = torch.linalg.eigh(unit.T.cov())[1].flip(1)[:, : S.axes.shape[1]]  # the largest first
-    S.axes.copy_(axes), S.offset.copy_((unit @ axes).mean(dim=0))
-    z = unit @ axes - S.offset.cpu()
+    z = S.fit_axes(cells)
     clusters, of_cells = _k_means(z, N_CLUSTERS, seed, "features")
     size_of = of_cells.bincount(minlength=N_CLUSTERS).clamp(min=1)
     at_border = of_cells[border[inside]].bincount(minlength=N_CLUSTERS) / size_of

@@ -49,6 +49,17 @@ class Clusters(nn.Module):
         size = maps[0].shape[-2:]
         return torch.cat([F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps], dim=1)
 
+    def fit_axes(self, cells):
+        """Set center, scale, axes and offset from features (M, n) as they come; returns these embedded, (M, D)."""
+        n_channels = torch.tensor(self.backbone.feature_info.channels())
+        scale = cells.std(dim=0).clamp(min=1e-6) * n_channels.sqrt().repeat_interleave(n_channels)
+        unit = self.unit((cells - cells.mean(dim=0)) / scale)
+        axes = torch.linalg.eigh(unit.T.cov())[1].flip(1)[:, : self.axes.shape[1]]  # the largest first
+        offset = (unit @ axes).mean(dim=0)
+        for name, value in {"center": cells.mean(dim=0), "scale": scale, "axes": axes, "offset": offset}.items():
+            getattr(self, name).copy_(value)
+        return unit @ axes - offset
+
     def embed(self, cells):
         """Features (M, n) of cells as they come -> (M, D)."""
         return self.unit((cells - self.center) / self.scale) @ self.axes - self.offset

@@ -35,10 +35,10 @@ def predict(network, images, boxes=None, batch_size=None, keep_labels=True):
     keep_labels  False saves memory where the labels of many photos are not needed
     """
     device = next(itertools.chain(network.parameters(), network.buffers())).device
-    S, batch_size = images.shape[-1], batch_size or (16 if device.type == "cpu" else 64)
-    boxes = torch.tensor([[0, 0, S, S]]).expand(len(images), 4) if boxes is None else torch.as_tensor(boxes)
-    batches = [_summary(network(to_float(batch.to(device))).softmax(dim=1), _inside(box.to(device), S), keep_labels)
-               for batch, box in zip(images.split(batch_size), boxes.split(batch_size), strict=True)]
+    batch_size = batch_size or (16 if device.type == "cpu" else 64)
+    inside = inside_boxes(boxes, len(images), images.shape[-1])
+    batches = [_summary(network(to_float(batch.to(device))).softmax(dim=1), where.to(device), keep_labels)
+               for batch, where in zip(images.split(batch_size), inside.split(batch_size), strict=True)]
     return Predicted(*(None if field[0] is None else torch.cat(field) for field in zip(*batches, strict=True)))
 
 
@@ -70,11 +70,13 @@ def _warped(x, angle, scale):
     return v2.functional.center_crop(wide, [S, S])
 
 
-def _inside(boxes, S):
-    """Boxes (B, 4) as (B, S, S) bool."""
-    pixels = torch.arange(S, device=boxes.device)
-    x, y = ((pixels >= first[:, None]) & (pixels < (first + n)[:, None]) for first, n in zip(boxes.T[:2], boxes.T[2:],
-                                                                                          strict=True))
+def inside_boxes(boxes, n, S):
+    """Where the boxes (n, 4) of n squares of S pixels are, (n, S, S) bool; boxes None: everywhere."""
+    if boxes is None:
+        return torch.ones(1, 1, 1, dtype=torch.bool).expand(n, S, S)
+    pixels, boxes = torch.arange(S), torch.as_tensor(boxes)
+    x, y = ((pixels >= first[:, None]) & (pixels < (first + across)[:, None])
+            for first, across in zip(boxes.T[:2], boxes.T[2:], strict=True))
     return x[:, None, :] & y[:, :, None]
 
 
