@@ -55,8 +55,8 @@ def distill(run, control=False, corrected=None):
         loop = Loop(run, stage, name, parts, last_step, outdated, **facts, **of_masks)
         for step in loop.steps():
             labelled = own.photos_at(step, S) if own else corrected
-            if own and labelled:
-                loop.facts["self_training"] = labelled.labels
+            if own and own.labels is not None:
+                loop.facts["self_training"] = own.labels
             loop.add(**distill_step(G, S, optimizer, cfg, step, labelled))
             if record := loop.finish_step():
                 yield record

@@ -18,6 +18,7 @@ from ganseg.model.prediction import inside_boxes
 
 N_PHOTOS = 500  # at most
 SEEN_PX = 128  # photos are decoded at this size, or at the run's if that is larger, for the features
+LEAST_FOREGROUND = 0.02  # of the photos: with less, all would become background; as of the metric `collapse`
 N_COMPONENTS = 16  # principal components of the features; with 32 people's outlines were worse, their parts better
 
 
@@ -44,9 +45,15 @@ class SelfTraining:
         if step < self.first and self.labels is None and time.monotonic() < self.begins_s:
             return None
         if step == self.first or self.labels is None:
-            print(f"Self-training on {len(self.photos)} photos from step {step} on.", flush=True)
             self.labels = relabel(S, self.photos, self.larger, Clusters(self.backbone, self.n_parts))
-        return replace(self.photos, labels=self.labels)
+            says = f"on {len(self.photos)} photos from step {step} on" if self._finds_parts() else (
+                "is left out: the segmenter finds next to nothing in photos. Look at samples/: are objects there as "
+                "large as in photos? If not, train longer, or raise lambda_area")
+            print(f"Self-training {says}.", flush=True)
+        return replace(self.photos, labels=self.labels) if self._finds_parts() else None
+
+    def _finds_parts(self):
+        return (self.labels > 0).sum() >= LEAST_FOREGROUND * (self.labels >= 0).sum()
 
 
 def _first(cfg):

@@ -138,6 +138,24 @@ def test_a_self_training_that_was_broken_off_ends_as_an_undisturbed_one(trained,
     assert all(torch.equal(value, broken["segmenter"][name]) for name, value in whole["segmenter"].items())
 
 
+def test_where_next_to_nothing_is_found_pairs_alone_go_on_teaching(trained, tiny_run, monkeypatch, capsys):
+    seen, found, step = [], [], distill.distill_step
+    monkeypatch.setattr(distill, "distill_step", lambda *args: seen.append(args[5]) or step(*args))
+
+    def relabel(S, photos, larger, C):
+        found.append(torch.zeros(len(photos), 32, 32, dtype=torch.int16))
+        found[-1].view(-1)[: len(photos) * 1024 // 51] = 1  # less than two in a hundred
+        return found[-1]
+
+    monkeypatch.setattr(self_training, "relabel", relabel)
+    for record in distill.distill_all(tiny_run("trained", **WISHES, save_every_steps=1, log_every_steps=1)):
+        if record["step"] == 4:
+            break
+    list(distill.distill_all(tiny_run("trained")))
+    assert seen == [None] * 5 and len(found) == 1
+    assert "Self-training is left out: the segmenter finds next to nothing in photos." in capsys.readouterr().out
+
+
 def test_missing_photos_are_said_before_the_first_step(trained, tiny_run, monkeypatch):
     def gone(*args):
         raise UserError("source: is gone.")
