@@ -10,7 +10,7 @@ from ganseg.errors import UserError
 from ganseg.figures import pictures, report
 from ganseg.model import loading
 from ganseg.model.prediction import predict, predict_moved
-from ganseg.training import trained_on
+from ganseg.training import self_training, trained_on
 
 N_SAMPLES = 90
 N_MOVED = 100  # test pictures that are moved too, each in the six ways of predict_moved
@@ -71,6 +71,8 @@ def _notes(cfg, state):
             "backbone weights": state.get("backbone_weights", "released") if cfg.segmenter != "unet" else "none",
             "features of the discriminator": cfg.features,
         }
+        if "self_training" in state:
+            learned["photos of self-training"] = self_training.n_used(state["self_training"])
     return {**learned, "league": records.league(cfg, state), "seed": cfg.seed}
 
 

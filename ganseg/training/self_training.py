@@ -46,14 +46,11 @@ class SelfTraining:
             return None
         if step == self.first or self.labels is None:
             self.labels = relabel(S, self.photos, self.larger, Clusters(self.backbone, self.n_parts))
-            says = f"on {len(self.photos)} photos from step {step} on" if self._finds_parts() else (
+            says = f"on {len(self.photos)} photos from step {step} on" if n_used(self.labels) else (
                 "is left out: the segmenter finds next to nothing in photos. Look at samples/: are objects there as "
                 "large as in photos? If not, train longer, or raise lambda_area")
             print(f"Self-training {says}.", flush=True)
-        return replace(self.photos, labels=self.labels) if self._finds_parts() else None
-
-    def _finds_parts(self):
-        return (self.labels > 0).sum() >= LEAST_FOREGROUND * (self.labels >= 0).sum()
+        return replace(self.photos, labels=self.labels) if n_used(self.labels) else None
 
 
 def _first(cfg):
@@ -64,6 +61,11 @@ def _first(cfg):
 def n_photos(cfg):
     """How many photos take part: no more than the steps look at."""
     return min(N_PHOTOS, (cfg.distill_steps - _first(cfg)) * (cfg.distill_batch_size // 2))
+
+
+def n_used(labels):
+    """How many photos with labels (N, S, S) teach a segmenter: all, or none where next to nothing is foreground."""
+    return len(labels) if (labels > 0).sum() >= LEAST_FOREGROUND * (labels >= 0).sum() else 0
 
 
 @torch.no_grad()

@@ -99,13 +99,15 @@ def test_errors_that_features_do_not_explain_are_mended(boxed):
 def test_photos_are_half_of_the_batches_of_the_last_steps(trained, tiny_run, monkeypatch, capsys):
     seen, step = [], distill.distill_step
     monkeypatch.setattr(distill, "distill_step", lambda *args: seen.append(args[5]) or step(*args))
+    monkeypatch.setattr(self_training, "LEAST_FOREGROUND", 0)  # whatever these networks say
     run = tiny_run("trained", **WISHES)
     list(distill.distill_all(run))
     assert [bool(photos) for photos in seen] == [False, False, False, True, True]
     assert "Self-training on 4 photos from step 3 on." in capsys.readouterr().out  # two steps of two take no more
     assert torch.equal(seen[3].labels, seen[4].labels) and len(seen[3]) == 4
     assert torch.equal(run.load_state("segmenter")["self_training"], seen[4].labels)
-    assert evaluate.evaluate(run)["notes"]["league"] == "ImageNet labels"
+    notes = evaluate.evaluate(run)["notes"]
+    assert notes["league"] == "ImageNet labels" and notes["photos of self-training"] == 4
     assert list(distill.distill_all(run)) == []
     list(distill.distill_all(tiny_run("trained", distill_steps=20)))  # another last part, and more photos for it
     assert [bool(photos) for photos in seen] == [False] * 3 + [True] * 2 + [False] * 7 + [True] * 8
@@ -115,6 +117,7 @@ def test_photos_are_half_of_the_batches_of_the_last_steps(trained, tiny_run, mon
 def test_where_minutes_end_it_photos_come_after_a_share_of_these(trained, tiny_run, monkeypatch):
     seen, step = [], distill.distill_step
     monkeypatch.setattr(distill, "distill_step", lambda *args: seen.append(args[5]) or step(*args))
+    monkeypatch.setattr(self_training, "LEAST_FOREGROUND", 0)  # whatever these networks say
     wishes = {**WISHES, "distill_steps": 50, "max_minutes": 1e-6}
     list(distill.distill_all(tiny_run("trained", **wishes)))  # one step, then the time is over
     list(distill.distill_all(tiny_run("trained", distill_steps=50, max_minutes=None)))
@@ -153,6 +156,7 @@ def test_where_next_to_nothing_is_found_pairs_alone_go_on_teaching(trained, tiny
             break
     list(distill.distill_all(tiny_run("trained")))
     assert seen == [None] * 5 and len(found) == 1
+    assert evaluate.evaluate(tiny_run("trained"))["notes"]["photos of self-training"] == 0
     assert "Self-training is left out: the segmenter finds next to nothing in photos." in capsys.readouterr().out
 
 
