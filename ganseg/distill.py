@@ -45,7 +45,7 @@ def distill(run, control=False, corrected=None):
     before = (None if outdated else run.load_state(name)) or {"step": 0}
     last_step, of_masks = _finetuning(run, None if control else before, corrected)
     facts |= {"self_training": before["self_training"]} if "self_training" in before else {}
-    trains_itself = cfg.self_training and not corrected and before["step"] < last_step
+    trains_itself = self_training.n_photos(cfg) and not corrected and before["step"] < last_step
     own = self_training.SelfTraining(cfg, *_own_photos(cfg), before.get("self_training")) if trains_itself else None
     S.train()
     with run.held():  # what could be a user's mistake has been read by now

@@ -82,17 +82,19 @@ def relabel(S, photos, larger, C):
     C.to(device)
     maps = torch.cat([C.maps(to_float(batch.to(device))).cpu() for batch in larger.split(BATCH)])
     z = C.fit_axes(maps.movedim(1, 3).flatten(0, 2))[:, :N_COMPONENTS]
-    S.eval()
-    found = [S(to_float(batch.to(device))).softmax(dim=1).cpu() for batch in photos.images.split(BATCH)]
-    S.train(was_training)
     inside = inside_boxes(photos.boxes, len(photos), size)
-    of_cells = F.adaptive_avg_pool2d(torch.cat(found) * inside[:, None], CELLS).movedim(1, 3)  # (N, h, h, K + 1)
+    S.eval()
+    found = [F.adaptive_avg_pool2d(S(to_float(batch.to(device))).softmax(dim=1).cpu() * where[:, None], CELLS)
+             for batch, where in zip(photos.images.split(BATCH), inside.split(BATCH), strict=True)]
+    S.train(was_training)
+    of_cells = torch.cat(found).movedim(1, 3)  # (N, h, h, K + 1)
     posterior = discriminant(z, of_cells.flatten(0, 2)).view(of_cells.shape)
     parts = posterior[..., 1:] * of_cells[..., 1:].clamp(min=1e-4).sqrt()
     parts *= (1 - posterior[..., :1]) / parts.sum(dim=3, keepdim=True).clamp(min=1e-12)
     cells = torch.cat([posterior[..., :1], parts], dim=3).movedim(3, 1)
-    labels = F.interpolate(cells, size=(size, size), mode="bilinear", align_corners=False).argmax(dim=1)
-    return labels.short().masked_fill(~inside, -1)
+    labels = [F.interpolate(batch, size=(size, size), mode="bilinear", align_corners=False).argmax(dim=1).short()
+              for batch in cells.split(BATCH)]
+    return torch.cat(labels).masked_fill(~inside, -1)
 
 
 def discriminant(z, weights):

@@ -160,6 +160,12 @@ def test_where_next_to_nothing_is_found_pairs_alone_go_on_teaching(trained, tiny
     assert "Self-training is left out: the segmenter finds next to nothing in photos." in capsys.readouterr().out
 
 
+def test_a_share_of_less_than_a_step_is_none(trained, tiny_run):
+    run = tiny_run("trained", **{**WISHES, "self_training": 0.1})
+    list(distill.distill_all(run))
+    assert "self_training" not in run.load_state("segmenter")
+
+
 def test_missing_photos_are_said_before_the_first_step(trained, tiny_run, monkeypatch):
     def gone(*args):
         raise UserError("source: is gone.")
