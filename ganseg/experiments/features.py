@@ -8,8 +8,7 @@ from sklearn.cluster import KMeans
 from ganseg import devices, files, records
 from ganseg.datasets.loading import load_pictures
 from ganseg.errors import UserError
-from ganseg.model.clusters import BATCH, COLORS, LITE0, N_CLUSTERS, Clusters, load_backbone
-from ganseg.model.geometry import to_float
+from ganseg.model.clusters import COLORS, LITE0, N_CLUSTERS, Clusters, load_backbone
 from ganseg.training import trained_on
 
 N_FITTED = 500  # photos: twice as many change the result by less than the seed does
@@ -60,9 +59,8 @@ def fit(S, photos, seed):
 
     Raises UserError where there are too few features. Says so where nothing keeps away from the photos' borders.
     """
-    device, size = S.center.device, photos.images.shape[-1]
-    maps = torch.cat([S.maps(to_float(batch.to(device))).cpu() for batch in photos.images.split(BATCH)])
-    inside, border = _cells(photos.boxes, len(photos), maps.shape[-1], size)
+    maps = S.maps_of(photos.images)
+    inside, border = _cells(photos.boxes, len(photos), maps.shape[-1], photos.images.shape[-1])
     cells = maps.permute(0, 2, 3, 1)[inside]  # (M, n)
     z = S.fit_axes(cells)
     clusters, of_cells = _k_means(z, N_CLUSTERS, seed, "features")

@@ -9,6 +9,7 @@ from torch import nn
 from ganseg import checkpoints, config, files
 from ganseg.errors import UserError
 from ganseg.model import features
+from ganseg.model.geometry import to_float
 
 CELLS = 16  # the photos are brought to the size at which the finest map used has so many cells a side
 N_COMPONENTS = 32  # principal components of the features that are kept
@@ -48,6 +49,11 @@ class Clusters(nn.Module):
         maps = self.backbone((((x + 1) / 2 - mean) / std).contiguous(memory_format=torch.channels_last))
         size = maps[0].shape[-2:]
         return torch.cat([F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in maps], dim=1)
+
+    def maps_of(self, photos):
+        """The maps of photos (N, 3, S, S) uint8, on the CPU: (N, n, h, w)."""
+        device = self.center.device
+        return torch.cat([self.maps(to_float(batch.to(device))).cpu() for batch in photos.split(BATCH)])
 
     def fit_axes(self, cells):
         """Set center, scale, axes and offset from features (M, n) as they come; returns these embedded, (M, D)."""

@@ -35,7 +35,9 @@ class SelfTraining:
         self.n_parts, self.first, self.photos, self.larger = cfg.n_parts, _first(cfg), photos, larger
         self.begins_s = time.monotonic() + 60 * (1 - cfg.self_training) * (cfg.max_minutes or math.inf)
         self.backbone = load_backbone(LITE0)
-        self.labels = kept if kept is not None and kept.shape == photos.images[:, 0].shape else None
+        self.labels = self.labelled = None
+        if kept is not None and kept.shape == photos.images[:, 0].shape:
+            self._label(kept)
 
     def photos_at(self, step, S):
         """The Pictures of a step, labelled by the segmenter S as it is at the first of them; None: no photos yet.
@@ -45,12 +47,15 @@ class SelfTraining:
         if step < self.first and self.labels is None and time.monotonic() < self.begins_s:
             return None
         if step == self.first or self.labels is None:
-            self.labels = relabel(S, self.photos, self.larger, Clusters(self.backbone, self.n_parts))
-            says = f"on {len(self.photos)} photos from step {step} on" if n_used(self.labels) else (
+            self._label(relabel(S, self.photos, self.larger, Clusters(self.backbone, self.n_parts)))
+            says = f"on {len(self.photos)} photos from step {step} on" if self.labelled else (
                 "is left out: the segmenter finds next to nothing in photos. Look at samples/: are objects there as "
                 "large as in photos? If not, train longer, or raise lambda_area")
             print(f"Self-training {says}.", flush=True)
-        return replace(self.photos, labels=self.labels) if n_used(self.labels) else None
+        return self.labelled
+
+    def _label(self, labels):
+        self.labels, self.labelled = labels, replace(self.photos, labels=labels) if n_used(labels) else None
 
 
 def _first(cfg):
@@ -79,9 +84,8 @@ def relabel(S, photos, larger, C):
     has half a say in: left and right have the same features. Returns labels (N, S, S) int16, -1 outside of photos.
     """
     size, device, was_training = photos.images.shape[-1], next(S.parameters()).device, S.training
-    C.to(device)
-    maps = torch.cat([C.maps(to_float(batch.to(device))).cpu() for batch in larger.split(BATCH)])
-    z = C.fit_axes(maps.movedim(1, 3).flatten(0, 2))[:, :N_COMPONENTS]
+    z = C.to(device).maps_of(larger)
+    z = C.fit_axes(z.movedim(1, 3).flatten(0, 2))[:, :N_COMPONENTS]
     inside = inside_boxes(photos.boxes, len(photos), size)
     S.eval()
     found = [F.adaptive_avg_pool2d(S(to_float(batch.to(device))).softmax(dim=1).cpu() * where[:, None], CELLS)

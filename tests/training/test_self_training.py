@@ -166,6 +166,16 @@ def test_a_share_of_less_than_a_step_is_none(trained, tiny_run):
     assert "self_training" not in run.load_state("segmenter")
 
 
+def test_the_control_trains_itself_too_and_a_new_segmenter_may_do_without(trained, tiny_run):
+    run = tiny_run("trained", **WISHES)
+    run.start("cpu")  # as a training with the preset modern leaves it
+    run = tiny_run("trained", self_training=0, distill_steps=2, untrained_control=True)
+    shutil.copytree(trained.folder, trained.folder.with_name("other"))
+    for opened, wanted in ((run, False), (tiny_run("other", **WISHES, untrained_control=True), True)):
+        list(distill.distill_all(opened))
+        assert [("self_training" in opened.load_state(name)) for name in ("segmenter", "control")] == [wanted] * 2
+
+
 def test_missing_photos_are_said_before_the_first_step(trained, tiny_run, monkeypatch):
     def gone(*args):
         raise UserError("source: is gone.")
