@@ -65,6 +65,7 @@ class ModelConfig(BaseModel):
 class TrainConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # what torch and numpy both take
     lambda_con: Weight = 10.0  # weight of the concentration loss
+    lambda_con_start: Weight | None = None  # its weight in the first 200 steps, from where it falls to lambda_con
     lambda_area: Weight = 1.0  # weight of the area loss
     area_target: Literal["extent", "heatmap"] = "extent"  # extent: released code; heatmap: paper
     penalty_every_steps: Count = 2  # concentration and area

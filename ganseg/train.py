@@ -118,8 +118,8 @@ def gan_step(G, D, optimizer_G, optimizer_D, real, random, cfg, step):
     if not cfg.share_fakes:
         generated, seen = _generate(G, D, cfg, random)
     values |= _generator_losses(D, generated, seen, cfg, step)
-    loss_G = _image_loss(generated.image, values, cfg) + cfg.lambda_con * values.get("concentration_loss", 0)
-    loss_G = loss_G + cfg.lambda_range * values.get("range_penalty", 0)
+    loss_G = _image_loss(generated.image, values, cfg) + cfg.lambda_range * values.get("range_penalty", 0)
+    loss_G = loss_G + losses.concentration_weight(cfg, step) * values.get("concentration_loss", 0)
     _update(G, optimizer_G, loss_G + cfg.lambda_area * values.get("area_loss", 0))
     D.requires_grad_(True)
     return values

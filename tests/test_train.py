@@ -164,6 +164,17 @@ def test_a_warm_start_takes_over_the_weights(trained, tiny_run, quick, tmp_path)
         run_through(tiny_run("other", warm_start=str(path), n_parts=2, **still))
 
 
+def test_the_first_steps_weigh_concentration_by_its_start(tiny_run, quick, monkeypatch):
+    monkeypatch.setattr(losses, "START_STEPS", 2)
+    falling, held, low = (
+        {step: run_through(tiny_run(f"{name}{step}", max_steps=step, **fields)).load_state("gan")["generator"]
+         for step in (2, 6)}
+        for name, fields in {"falling": {"lambda_con": 1.0, "lambda_con_start": 50.0}, "held": {"lambda_con": 50.0},
+                             "low": {"lambda_con": 1.0}}.items())
+    assert equal(falling[2], held[2]) and not equal(falling[2], low[2])
+    assert not equal(falling[6], held[6])
+
+
 def test_bfloat16_stays_finite_and_keeps_the_weights_in_float32(tiny_run, quick):
     run = run_through(tiny_run(precision="bf16", max_steps=3))
     state = run.load_state("gan")

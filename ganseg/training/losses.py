@@ -5,6 +5,9 @@ import torch.nn.functional as F
 
 from ganseg.model import geometry
 
+START_STEPS = 200  # with lambda_con_start
+HALVING_STEPS = 100  # after them, in which the difference to lambda_con halves
+
 
 def discriminator_loss(real_scores, fake_scores):
     """Logistic GAN loss of the discriminator: scores (B,) each -> scalar."""
@@ -49,6 +52,18 @@ def concentration_loss(masks, centers):
     distance = (grid - centers[:, :, None, None]).square().sum(-1)  # (B, K, H, W)
     weights = masks / (masks.sum(dim=(2, 3), keepdim=True) + geometry.EPS)
     return (weights * distance).sum(dim=(2, 3)).mean()
+
+
+def concentration_weight(cfg, step):
+    """Weight of the concentration loss at a step, 0 the first: lambda_con, or lambda_con_start, which falls to it.
+
+    Parts have to gather before the image's gradient makes them paint the background. What gathers them so fast would
+    then keep them too small. After a warm start they are gathered.
+    """
+    if cfg.lambda_con_start is None or cfg.warm_start:
+        return cfg.lambda_con
+    left = 0.5 ** (max(0, step - START_STEPS) / HALVING_STEPS)
+    return cfg.lambda_con + left * (cfg.lambda_con_start - cfg.lambda_con)
 
 
 def area_loss(masks, target_area):

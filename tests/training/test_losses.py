@@ -117,6 +117,15 @@ def test_every_loss_is_finite_and_not_negative_with_gradients_on_random_inputs(s
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
 
 
+def test_the_weight_of_concentration_is_held_and_then_halves_towards_its_end(tiny):
+    cfg = tiny(lambda_con=20.0, lambda_con_start=100.0)
+    weights = [losses.concentration_weight(cfg, step) for step in (0, 200, 300, 400, 5000)]
+    assert weights == pytest.approx([100, 100, 60, 40, 20])
+    for constant in (tiny(lambda_con=20.0), tiny(lambda_con=20.0, lambda_con_start=100.0, warm_start="gan.pt")):
+        assert {losses.concentration_weight(constant, step) for step in (0, 200, 300)} == {20}
+    assert losses.concentration_weight(tiny(lambda_con=20.0, lambda_con_start=0.0), 0) == 0
+
+
 def test_empty_masks_give_a_finite_concentration():
     masks = torch.zeros(1, 2, 4, 4, requires_grad=True)
     loss = losses.concentration_loss(masks, torch.zeros(1, 2, 2))
