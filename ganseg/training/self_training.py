@@ -19,6 +19,7 @@ from ganseg.model.prediction import inside_boxes
 N_PHOTOS = 500  # at most
 SEEN_PX = 128  # photos are decoded at this size, or at the run's if that is larger, for the features
 LEAST_FOREGROUND = 0.02  # of the photos: with less, all would become background; as of the metric `collapse`
+FOREGROUND = 0.65  # how probable it has to be; chosen on training photos of people, birds and faces
 N_COMPONENTS = 16  # principal components of the features; with 32 people's outlines were worse, their parts better
 
 
@@ -96,9 +97,17 @@ def relabel(S, photos, larger, C):
     parts = posterior[..., 1:] * of_cells[..., 1:].clamp(min=1e-4).sqrt()
     parts *= (1 - posterior[..., :1]) / parts.sum(dim=3, keepdim=True).clamp(min=1e-12)
     cells = torch.cat([posterior[..., :1], parts], dim=3).movedim(3, 1)
-    labels = [F.interpolate(batch, size=(size, size), mode="bilinear", align_corners=False).argmax(dim=1).short()
+    labels = [_most_probable(F.interpolate(batch, size=(size, size), mode="bilinear", align_corners=False))
               for batch in cells.split(BATCH)]
     return torch.cat(labels).masked_fill(~inside, -1)
+
+
+def _most_probable(posterior):
+    """(N, K + 1, S, S) -> labels (N, S, S) int16: foreground where that is likely, and then its likeliest part.
+
+    The likeliest of all is background too often where K parts share the foreground, and else not often enough.
+    """
+    return torch.where(1 - posterior[:, 0] > FOREGROUND, posterior[:, 1:].argmax(dim=1) + 1, 0).short()
 
 
 def discriminant(z, weights):

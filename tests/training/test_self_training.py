@@ -96,6 +96,22 @@ def test_errors_that_features_do_not_explain_are_mended(boxed):
     assert (labels[middles] == truth[middles[1:]]).all() and not (before == truth[middles[1:]])[::4].all()
 
 
+class Undecided(Wrong):
+    """A segmenter of two parts to which all labels look alike."""
+
+    def forward(self, images):
+        return self.weight.expand(len(images), 3, *images.shape[2:])
+
+
+@pytest.mark.parametrize("background, share, label", [(0.34, 0.51, 2), (0.36, 0.9, 0)])  # of all labels, 0 and 2 lead
+def test_what_is_foreground_does_not_depend_on_how_parts_share_it(monkeypatch, background, share, label):
+    posterior = torch.tensor([background, (1 - share) * (1 - background), share * (1 - background)])
+    monkeypatch.setattr(self_training, "discriminant", lambda z, weights: posterior.expand(len(z), 3))
+    images = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8, generator=rng(0))
+    labels = self_training.relabel(Undecided(), Pictures(images, ["a", "b"]), images, clusters.Clusters(Colors(), 2))
+    assert (labels == label).all()
+
+
 def test_photos_are_half_of_the_batches_of_the_last_steps(trained, tiny_run, monkeypatch, capsys):
     seen, step = [], distill.distill_step
     monkeypatch.setattr(distill, "distill_step", lambda *args: seen.append(args[5]) or step(*args))
