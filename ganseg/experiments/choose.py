@@ -35,7 +35,8 @@ def candidates(dataset, run, seeds, parts, share, consensus=1, **settings):
     folder = runs.outputs_root() / dataset / run
     if (folder / "config.yaml").exists() and not (folder / FILE).exists():
         raise UserError(f"run: {dataset}/{run} is there and was not chosen; give the choice another name.")
-    sweep = trials.Sweep.model_construct(grid={"n_parts": parts} if parts else {}, per_part=["lambda_con"])
+    sweep = trials.Sweep.model_construct(grid={"n_parts": parts} if parts else {},
+                                         per_part=["lambda_con", "lambda_con_start"])
     wanted = trials.make_trials(sweep, dataset, run, seeds, **settings)
     if len(wanted) < 2:
         raise UserError("seeds: there is only one candidate; a choice takes two or more, such as -p seeds \"[0, 1]\".")

@@ -121,7 +121,8 @@ def make_trials(sweep, dataset, prefix, seeds, **overrides):
     for setting, seed in itertools.product(sweep.points, seeds):
         wanted = {**shared, **_said(setting), "seed": seed}
         if isinstance(n_parts := setting.get("n_parts", own.n_parts), int):
-            wanted |= {field: getattr(own, field) * (n_parts / own.n_parts) for field in sweep.per_part}
+            wanted |= {field: getattr(own, field) * (n_parts / own.n_parts) for field in sweep.per_part
+                       if getattr(own, field) is not None}
         after, sigma2 = None, {}
         if setting.get("heatmap") == "fixed" and own.fixed_sigma2 is None and "fixed_sigma2" not in setting:
             after = _trial(dataset, prefix, own, {**setting, "heatmap": "paper"}, {**wanted, "heatmap": "paper"})

@@ -49,6 +49,9 @@ def test_candidates_are_seeds_times_parts_with_a_share_of_the_steps():
     assert made == [(3, 4, 5), (4, 4, 5), (3, 8, 10), (4, 8, 10)]
     assert {(t.cfg.max_steps, t.cfg.distill_steps) for t in wanted} == {(30, 4)}
     assert wanted[0].name == "best-n_parts-4-seed3"
+    assert {trial.cfg.lambda_con_start for trial in wanted} == {None}
+    held = candidates([3], [4, 8], lambda_con=10.0, lambda_con_start=60.0, n_parts=None)
+    assert [trial.cfg.lambda_con_start for trial in held] == [30, 60]
     assert (wanted[0].cfg.max_test_pictures, wanted[0].cfg.fit_pictures) == (20, 4)
     many = candidates(max_test_pictures="none", fit_pictures=9000)[0].cfg
     assert (many.max_test_pictures, many.fit_pictures) == (200, 200)
