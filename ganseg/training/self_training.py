@@ -51,7 +51,7 @@ class SelfTraining:
             self._label(relabel(S, self.photos, self.larger, Clusters(self.backbone, self.n_parts)))
             says = f"on {len(self.photos)} photos from step {step} on" if self.labelled else (
                 "is left out: the segmenter finds next to nothing in photos. Look at samples/: are objects there as "
-                "large as in photos? If not, train longer, or raise lambda_area")
+                "large as in photos? If not, train longer, or lower lambda_con")
             print(f"Self-training {says}.", flush=True)
         return self.labelled
 
