@@ -57,7 +57,7 @@ def distill(run, control=False, corrected=None):
             labelled = own.photos_at(step, S) if own else corrected
             if own and own.labels is not None:
                 loop.facts["self_training"] = own.labels
-            loop.add(**distill_step(G, S, optimizer, cfg, step, labelled, 1.0 if own else 0.5))
+            loop.add(**distill_step(G, S, optimizer, cfg, step, labelled))
             if record := loop.finish_step():
                 yield record
 
@@ -150,17 +150,18 @@ def distill_all(run):
         yield from distill(run, control=True)
 
 
-def distill_step(G, S, optimizer, cfg, step, labelled=None, share=0.5):
+def distill_step(G, S, optimizer, cfg, step, labelled=None):
     """One update of the segmenter S with fresh pairs of G; returns the loss and the accuracy as scalar tensors.
 
-    labelled  Pictures that make this share of the batch, moved a little and not mirrored; None: pairs alone
+    labelled  Pictures of which half of the batch is taken, moved a little and not mirrored; None: pairs alone
     """
-    n, batch = int(share * cfg.distill_batch_size) if labelled else 0, []
-    if n:
-        batch.append(tuple(part.to(next(S.parameters()).device) for part in _moved(labelled, cfg, step, n)))
-    if n < cfg.distill_batch_size:
-        batch.append(tuple(part[n:] for part in generate_pairs(G, cfg, step)))
-    images, labels = (torch.cat(parts) for parts in zip(*batch, strict=True))
+    images, labels = generate_pairs(G, cfg, step)
+    if labelled:
+        n, random = len(images) // 2, rng(cfg.seed, "corrected", step)
+        rows = torch.randint(len(labelled), (n,), generator=random)
+        photos, masks = (part[rows].to(images.device) for part in (labelled.images, labelled.labels.clamp(min=-1)))
+        photos, masks = augment(to_float(photos), masks, random, MOVES)
+        images, labels = torch.cat([photos, images[n:]]), torch.cat([masks, labels[n:]])
     torch.manual_seed(cfg.seed * 1_000_003 + step)  # DeepLab's dropout
     with devices.autocast(cfg, images.device):
         logits = S(images)
@@ -169,13 +170,6 @@ def distill_step(G, S, optimizer, cfg, step, labelled=None, share=0.5):
     loss.backward()
     optimizer.step()
     return {"segmentation_loss": loss, "pixel_accuracy": (logits.argmax(dim=1) == labels)[labels >= 0].float().mean()}
-
-
-def _moved(labelled, cfg, step, n):
-    """Of some Pictures with labels n for one step, each moved a little: images in [-1, 1] and labels, -1 not known."""
-    random = rng(cfg.seed, "corrected", step)
-    rows = torch.randint(len(labelled), (n,), generator=random)
-    return augment(to_float(labelled.images[rows]), labelled.labels[rows].clamp(min=-1), random, MOVES)
 
 
 @torch.no_grad()

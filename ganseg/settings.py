@@ -116,7 +116,7 @@ class DistillConfig(BaseModel):
     lr_segmenter: Positive = 3.0e-4
     distill_augment: bool = False  # move and recolour the pairs; helps segmenters without ImageNet weights
     distill_moves: Weight = 1.0  # how far, in units of distill.augment's; small where a segmenter is told positions
-    # Share of the steps, the last ones, with photos instead of pairs; see ganseg/training/self_training.py
+    # Share of the steps, the last ones, in which half of each batch are photos; see ganseg/training/self_training.py
     self_training: Fraction = 0.0
     # Folder or zip of images/ and corrected masks/, part numbers as the run's, that the finished segmenter learns from
     finetune_on: str | None = None

@@ -24,9 +24,7 @@ N_COMPONENTS = 16  # principal components of the features; with 32 people's outl
 
 
 class SelfTraining:
-    """The photos, and their labels, that are learned from in the last steps of a distillation.
-
-    They alone, so that BatchNorm's statistics are photos' in the end, and a step costs half of one with pairs.
+    """The photos, and their labels, that are half of each batch in the last steps of a distillation.
 
     cfg     whose self_training is above 0
     photos  n_photos(cfg) Pictures or fewer; larger (N, 3, L, L) uint8, the same for the features
@@ -62,13 +60,13 @@ class SelfTraining:
 
 
 def _first(cfg):
-    """The first step of a distillation with photos."""
+    """The first step of a distillation in which photos are half of the batch."""
     return math.ceil((1 - cfg.self_training) * cfg.distill_steps)
 
 
 def n_photos(cfg):
     """How many photos take part: no more than the steps look at."""
-    return min(N_PHOTOS, (cfg.distill_steps - _first(cfg)) * cfg.distill_batch_size)
+    return min(N_PHOTOS, (cfg.distill_steps - _first(cfg)) * (cfg.distill_batch_size // 2))
 
 
 def n_used(labels):

@@ -112,23 +112,22 @@ def test_what_is_foreground_does_not_depend_on_how_parts_share_it(monkeypatch, b
     assert (labels == label).all()
 
 
-def test_photos_take_the_place_of_pairs_in_the_last_steps(trained, tiny_run, monkeypatch, capsys):
-    seen, painted, step, pairs = [], [], distill.distill_step, distill.generate_pairs
+def test_photos_are_half_of_the_batches_of_the_last_steps(trained, tiny_run, monkeypatch, capsys):
+    seen, step = [], distill.distill_step
     monkeypatch.setattr(distill, "distill_step", lambda *args: seen.append(args[5]) or step(*args))
-    monkeypatch.setattr(distill, "generate_pairs", lambda *args: painted.append(args[2]) or pairs(*args))
     monkeypatch.setattr(self_training, "LEAST_FOREGROUND", 0)  # whatever these networks say
     run = tiny_run("trained", **WISHES)
     list(distill.distill_all(run))
-    assert [bool(photos) for photos in seen] == [False, False, False, True, True] and painted == [0, 1, 2]
-    assert "Self-training on 8 photos from step 3 on." in capsys.readouterr().out  # two steps of four take no more
-    assert torch.equal(seen[3].labels, seen[4].labels) and len(seen[3]) == 8
+    assert [bool(photos) for photos in seen] == [False, False, False, True, True]
+    assert "Self-training on 4 photos from step 3 on." in capsys.readouterr().out  # two steps of two take no more
+    assert torch.equal(seen[3].labels, seen[4].labels) and len(seen[3]) == 4
     assert torch.equal(run.load_state("segmenter")["self_training"], seen[4].labels)
     notes = evaluate.evaluate(run)["notes"]
-    assert notes["league"] == "ImageNet labels" and notes["photos of self-training"] == 8
+    assert notes["league"] == "ImageNet labels" and notes["photos of self-training"] == 4
     assert list(distill.distill_all(run)) == []
     list(distill.distill_all(tiny_run("trained", distill_steps=20)))  # another last part, and more photos for it
     assert [bool(photos) for photos in seen] == [False] * 3 + [True] * 2 + [False] * 7 + [True] * 8
-    assert len(seen[-1]) == 16  # all there are
+    assert len(seen[-1]) == 16
 
 
 def test_where_minutes_end_it_photos_come_after_a_share_of_these(trained, tiny_run, monkeypatch):
@@ -214,7 +213,7 @@ def test_photos_and_their_larger_copies_are_the_same(tmp_path, monkeypatch):
         cfg = config.load("folder", source=str(tmp_path / "photos"), image_size=32, max_train_pictures=most,
                           self_training=0.5, distill_steps=4, distill_batch_size=8)
         photos, larger = distill._own_photos(cfg)
-        assert larger.shape == (16, 3, 128, 128) and photos.images.shape == (16, 3, 32, 32)
+        assert larger.shape == (8, 3, 128, 128) and photos.images.shape == (8, 3, 32, 32)
         assert torch.equal(photos.images[:, 0, 5, 5], larger[:, 0, 50, 50])
 
 
